@@ -1,0 +1,14 @@
+"""minnl: non-local neural networks for video, from the array up, on NumPy and CuPy."""
+
+from minnl import functional, nn, optim
+from minnl.backend import device, set_threads
+from minnl.debugging import debug
+from minnl.engine import Op, Tensor, no_grad
+from minnl.kernels import use_kernels
+from minnl.random import manual_seed
+from minnl.study.gradcheck import gradcheck
+
+__version__ = "0.1.0"
+__all__ = """
+Op Tensor debug device functional gradcheck manual_seed nn no_grad optim set_threads use_kernels
+""".split()

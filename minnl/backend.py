@@ -1,0 +1,155 @@
+"""Devices: NumPy on the CPU, CuPy on a GPU, and nothing else in minnl that knows which.
+
+This is the only file that imports cupy, and it does so when a GPU is first asked for, not before: ``import minnl``
+stays quick, and a machine without CuPy never notices. Everything above works on plain arrays and finds the module
+that made them (``numpy`` or ``cupy``) with :func:`namespace`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import threadpoolctl
+
+WHEELS = ("cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "cupy")
+INSTALL = 'pip install "minnl[cuda12]" (CUDA 12 driver) or pip install "minnl[cuda13]" (CUDA 13 driver)'
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where an array lives: ``Device("cpu")`` or ``Device("gpu", index)``."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self):
+        return "cpu" if self.kind == "cpu" else f"gpu:{self.index}"
+
+
+CPU = Device("cpu")
+
+
+def device(name):
+    """Turn "cpu", "gpu" or "gpu:1" into a :class:`Device`; a GPU must exist to be named.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the name is none of these, or there is no such GPU on this machine.
+    RuntimeError
+        If CuPy is missing or cannot load; the message says what to install.
+    """
+    if isinstance(name, Device):
+        return name
+    if not isinstance(name, str):
+        raise TypeError(f'device: expected "cpu", "gpu" or "gpu:N", got {type(name).__name__} {name!r}')
+    kind, colon, index = name.partition(":")
+    if name == "cpu":
+        return CPU
+    if kind != "gpu" or (colon and not index.isdecimal()):
+        raise ValueError(f'device: expected "cpu", "gpu" or "gpu:N", got {name!r}')
+    cupy = load_cupy()
+    if not cupy.cuda.is_available():
+        raise RuntimeError(
+            "device: CuPy is installed but finds no GPU (no driver, or none visible); "
+            '`python -m minnl doctor` says more, device="cpu" works everywhere'
+        )
+    count = cupy.cuda.runtime.getDeviceCount()
+    found = Device("gpu", int(index or 0))
+    if found.index >= count:
+        raise ValueError(f"device: {name!r} does not exist, this machine has {count} GPU(s), numbered from 0")
+    return found
+
+
+def installed_cupy():
+    """Names of the CuPy wheels that are installed; more than one break each other."""
+    found = []
+    for wheel in WHEELS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(wheel)
+            found.append(wheel)
+    return found
+
+
+@functools.cache
+def load_cupy():
+    """Import CuPy once; RuntimeError with the pip line that mends it if that is not possible."""
+    wheels = installed_cupy()
+    if len(wheels) > 1:
+        raise RuntimeError(
+            f"device: {' and '.join(wheels)} are both installed and break each other; "
+            f"pip uninstall -y {' '.join(wheels)}, then {INSTALL}"
+        )
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise RuntimeError(f"device: CuPy cannot be imported ({error}); {INSTALL}") from error
+
+
+def is_gpu_array(array):
+    """True for a CuPy array; does not import cupy to find out."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def is_array(value):
+    return isinstance(value, np.ndarray) or is_gpu_array(value)
+
+
+def device_of(array):
+    """The :class:`Device` that holds an array."""
+    return Device("gpu", int(array.device.id)) if is_gpu_array(array) else CPU
+
+
+def namespace(op, *arrays):
+    """The module (numpy or cupy) that all arrays belong to.
+
+    Raises TypeError naming the op and every shape if they live on different devices: CuPy's own
+    ``get_array_module`` would answer "cupy" to such a mixture and fail later, or not at all.
+    """
+    devices = {device_of(a) for a in arrays}
+    if len(devices) > 1:
+        what = ", ".join(f"{a.shape} on {device_of(a)}" for a in arrays)
+        raise TypeError(f"{op}: arrays on different devices: {what}; move them with .to(device)")
+    return load_cupy() if devices and devices.pop().kind == "gpu" else np
+
+
+def to_device(array, target):
+    """The array on another device; the same object if it is there already."""
+    source = device_of(array)
+    if source == target:
+        return array
+    if target == CPU:
+        return array.get()
+    cupy = load_cupy()
+    with cupy.cuda.Device(target.index):
+        return cupy.asarray(array)
+
+
+def to_host(array):
+    """The array as NumPy (synchronises with the GPU if it is there)."""
+    return to_device(array, CPU)
+
+
+def on(target):
+    """Context in which new arrays are made on a device; does nothing for the CPU."""
+    return contextlib.nullcontext() if target.kind == "cpu" else load_cupy().cuda.Device(target.index)
+
+
+def usable_cores():
+    """How many cores this process may use (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(n):
+    """Let NumPy's BLAS use n threads (default: every core that the process may use)."""
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"set_threads: n must be an int, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"set_threads: n must be 1 or more, got {n}")
+    threadpoolctl.threadpool_limits(limits=n, user_api="blas")

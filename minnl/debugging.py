@@ -1,0 +1,130 @@
+"""The debug mode: where did the first NaN appear, and who edited an array that backward needed?
+
+``with minnl.debug():`` costs a pass over every array; outside of it the engine asks one boolean. The mode, and the
+stack of modules that are being called (nn.Module keeps it), belong to the thread that switched it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import zlib
+
+import numpy as np
+
+from minnl import backend
+
+
+class _State(threading.local):
+    active = False
+    tracking = False
+
+    def __init__(self):
+        self.modules = []
+
+
+_state = _State()
+
+
+def active():
+    return _state.active
+
+
+def tracking():
+    """Whether modules should note their names as they are called: in debug mode, and while planning."""
+    return _state.active or _state.tracking
+
+
+@contextlib.contextmanager
+def debug():
+    """Context in which every op is watched.
+
+    Raises, at the op where it happens and naming the op, its shapes and the path of the module that called it:
+
+    FloatingPointError
+        The first NaN or infinity, forward or backward.
+    RuntimeError
+        An array kept for backward was edited between forward and backward.
+    """
+    before, _state.active = _state.active, True
+    try:
+        yield
+    finally:
+        _state.active = before
+
+
+@contextlib.contextmanager
+def module_paths():
+    """Context in which modules note their names although nothing is watched (the bill before a run)."""
+    before, _state.tracking = _state.tracking, True
+    try:
+        yield
+    finally:
+        _state.tracking = before
+
+
+@contextlib.contextmanager
+def inside(module):
+    """While a module runs, its name within its caller is part of :func:`path`."""
+    caller = _state.modules[-1][1] if _state.modules else None
+    children = getattr(caller, "_modules", {})
+    name = next((n for n, child in children.items() if child is module), type(module).__name__)
+    _state.modules.append((name, module))
+    try:
+        yield
+    finally:
+        _state.modules.pop()
+
+
+def path():
+    """Where we are in the network, such as "Small.res2.0.conv1"; empty outside of modules."""
+    return ".".join(name for name, _ in _state.modules)
+
+
+def _finite(array):
+    return bool(backend.namespace("debug", array).isfinite(array).all())
+
+
+def _shapes(arrays):
+    return ", ".join("None" if a is None else str(a.shape) for a in arrays)
+
+
+def _blame(op, stage, what):
+    place = f" in {op.where}" if op.where else ""
+    raise FloatingPointError(f"{op.name}{place}: {stage}: {what}")
+
+
+def _fingerprint(value):
+    if not backend.is_array(value):
+        return None
+    return zlib.crc32(np.ascontiguousarray(backend.to_host(value)).view(np.uint8))
+
+
+def after_forward(op, arrays, y):
+    op.where = path()
+    for i, x in enumerate(arrays):
+        if not _finite(x):
+            _blame(op, "forward", f"input {i} of shape {x.shape} came in with NaN or infinity")
+    if not _finite(y):
+        _blame(op, "forward", f"the output of shape {y.shape} is the first with NaN or infinity; inputs {_shapes(arrays)}")
+    op.fingerprints = {key: _fingerprint(getattr(op, key, None)) for key in op.keeps}
+
+
+def before_backward(op):
+    for key, fingerprint in getattr(op, "fingerprints", {}).items():
+        if fingerprint != _fingerprint(getattr(op, key, None)):
+            place = f" in {op.where}" if op.where else ""
+            raise RuntimeError(
+                f"{op.name}{place}: the array kept as `{key}` was edited between forward and backward; "
+                "edit a copy, or edit after backward"
+            )
+
+
+def after_backward(op, gy, grads):
+    if not hasattr(op, "where"):  # forward ran outside of debug mode
+        op.where = ""
+    if not _finite(gy):
+        _blame(op, "backward", f"the gradient of shape {gy.shape} came in with NaN or infinity")
+    for i, gx in enumerate(grads):
+        if gx is not None and not _finite(gx):
+            _blame(op, "backward", f"the gradient of input {i}, shape {gx.shape}, is the first with NaN or infinity")

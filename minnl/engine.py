@@ -1,0 +1,306 @@
+"""The autograd engine: Tensor, Op, and the sweep that runs a graph backwards.
+
+A :class:`Tensor` holds an array and, if it was computed, the :class:`Op` that made it; an op holds the tensors it was
+made from. That is the whole graph: references point only backwards in time, so it has no cycles and is freed by
+reference counting the moment the last tensor goes. docs/engine.md walks through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import threading
+
+import numpy as np
+
+from minnl import backend, debugging, kernels
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_age = itertools.count()  # an op is younger than everything it was made from
+
+
+class _State(threading.local):
+    """What a thread has switched on; threads do not see each other's."""
+
+    recording = True
+    plan = None  # a list to which ops add themselves instead of computing: see Op.infer
+
+
+state = _State()
+
+
+@contextlib.contextmanager
+def no_grad():
+    """Context in which ops record no graph: for evaluation, and for editing parameters."""
+    before, state.recording = state.recording, False
+    try:
+        yield
+    finally:
+        state.recording = before
+
+
+class Tensor:
+    """An array with a memory of how it was made.
+
+    Parameters
+    ----------
+    data : ndarray (NumPy or CuPy) of float32 or float64, or nested lists or a number (they become float32)
+        Held as it is, not copied: an edit of the array is an edit of the tensor.
+    requires_grad : bool
+        Whether `backward` leaves a gradient in `.grad`.
+    dtype, device
+        Convert or move `data` first. Nothing is ever converted without being asked for.
+
+    Attributes
+    ----------
+    grad : ndarray of the same shape, dtype and device, or None
+    op : Op or None for a leaf
+
+    Raises
+    ------
+    TypeError
+        For data of another dtype (integers, float16, bool): say which float is wanted.
+    """
+
+    __slots__ = ("data", "requires_grad", "grad", "op", "retains_grad", "__weakref__")
+    __array_ufunc__ = None  # ndarray + Tensor asks Tensor.__radd__, instead of looping over elements
+
+    def __init__(self, data, requires_grad=False, dtype=None, device=None):
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor: data is a Tensor already; use .detach() for one that shares its array")
+        if not backend.is_array(data):
+            scalars = isinstance(data, np.generic)  # np.float64(1): it has a dtype of its own, and keeps it
+            data = np.asarray(data, dtype=dtype or (None if scalars else np.float32))
+        if dtype is not None:
+            data = data.astype(_float_dtype("Tensor", dtype), copy=False)
+        if data.dtype not in FLOATS:
+            raise TypeError(
+                f"Tensor: data has dtype {data.dtype}, float32 or float64 expected; say Tensor(data, dtype=np.float32)"
+            )
+        self.data = data if device is None else backend.to_device(data, backend.device(device))
+        self.requires_grad = bool(requires_grad)
+        self.grad = None
+        self.op = None
+        self.retains_grad = False
+
+    shape = property(lambda self: self.data.shape)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+    dtype = property(lambda self: self.data.dtype)
+    device = property(lambda self: backend.device_of(self.data))
+    is_leaf = property(lambda self: self.op is None)
+
+    def numpy(self):
+        """The data as a NumPy array (a copy only if it is on a GPU)."""
+        return backend.to_host(self.data)
+
+    def item(self):
+        """The only element as a Python float."""
+        if self.size != 1:
+            raise ValueError(f"item: the tensor has {self.size} elements (shape {self.shape}), not one")
+        return float(self.numpy().reshape(()))
+
+    def detach(self):
+        """A leaf that shares the array and knows nothing of the graph."""
+        return Tensor(self.data)
+
+    def zero_grad(self):
+        self.grad = None
+
+    def retain_grad(self):
+        """Ask `backward` to leave a gradient here too, though this is not a leaf."""
+        if not self.requires_grad:
+            raise ValueError("retain_grad: the tensor does not require a gradient, none would ever arrive")
+        self.retains_grad = True
+
+    def backward(self, grad=None, retain_graph=False):
+        """Accumulate d(self)/d(leaf), weighted with `grad`, into the `.grad` of every leaf that asks for it.
+
+        Parameters
+        ----------
+        grad : ndarray of self's shape and dtype; may be left out for a single element (it is 1)
+        retain_graph : bool
+            Keep what the ops kept, for another sweep. Without it their memory goes as the sweep passes.
+        """
+        sweep(self, grad, retain_graph)
+
+    def __len__(self):
+        if not self.shape:
+            raise TypeError("len() of a tensor without axes")
+        return self.shape[0]
+
+    def __repr__(self):
+        made = f", op={self.op.name}" if self.op else ""
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({self.data}, shape={self.shape}, dtype={self.dtype}, device={self.device}{made}{grad})"
+
+
+class Op:
+    """One differentiable function: forward and backward on plain arrays, side by side.
+
+    A subclass writes ``forward(*arrays) -> array`` and ``backward(gy) -> tuple`` (a gradient, or None, for each
+    input) and names in `keeps` the attributes that forward leaves on `self` for backward: the engine drops them as
+    the sweep passes, counts them for the bill before a run, and in debug mode watches them for edits.
+    ``self.needs[i]`` says whether input i wants a gradient. ``self.xp`` is numpy or cupy.
+    """
+
+    keeps: tuple[str, ...] = ()
+    multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
+    inputs: tuple[Tensor, ...] | None = None
+
+    @property
+    def name(self):
+        return getattr(self, "public_name", type(self).__name__)
+
+    def forward(self, *arrays):
+        raise NotImplementedError
+
+    def backward(self, gy):
+        raise NotImplementedError
+
+    def infer(self, *arrays):
+        """What `forward` returns and keeps, for arrays of shapes without memory (see :func:`hollow`).
+
+        The default computes, which is right for views and small results; ops with large ones say their shapes.
+        """
+        return self.forward(*arrays)
+
+    def __call__(self, *inputs):
+        arrays = check_inputs(self.name, inputs)
+        self.xp = backend.namespace(self.name, *arrays)
+        self.needs = tuple(t.requires_grad for t in inputs)
+        if state.plan is not None:
+            self.body = self
+            y = self.infer(*arrays)
+            state.plan.append((self, arrays, y, debugging.path()))
+        else:
+            self.body = kernels.pick(self, arrays) or self
+            with backend.on(inputs[0].device):
+                y = self.body.forward(*arrays) if self.body is self else self.body.forward(self, *arrays)
+        if debugging.active():
+            debugging.after_forward(self, arrays, y)
+        out = Tensor(y)
+        if state.recording and any(self.needs):
+            self.inputs, self.age = inputs, next(_age)
+            out.requires_grad, out.op = True, self
+        return out
+
+    def gradients(self, gy):
+        """Backward, with every gradient checked against the input it belongs to."""
+        if self.inputs is None:
+            raise RuntimeError(
+                f"backward: what {self.name} kept is gone, a sweep has passed it already; "
+                "call the first backward with retain_graph=True, or run forward again"
+            )
+        if debugging.active():
+            debugging.before_backward(self)
+        with backend.on(self.inputs[0].device):
+            grads = self.body.backward(gy) if self.body is self else self.body.backward(self, gy)
+        for i, (x, gx) in enumerate(zip(self.inputs, grads, strict=True)):
+            if gx is not None and (gx.shape != x.shape or gx.dtype != x.dtype):
+                raise RuntimeError(
+                    f"{self.name}: backward made a gradient of shape {gx.shape} {gx.dtype} for input {i} "
+                    f"of shape {x.shape} {x.dtype}; this is a bug in the op"
+                )
+        if debugging.active():
+            debugging.after_backward(self, gy, grads)
+        return grads
+
+    def release(self):
+        """Drop the inputs and everything kept for backward."""
+        self.inputs = None
+        for key in self.keeps:
+            self.__dict__.pop(key, None)
+
+
+def sweep(root, grad=None, retain_graph=False):
+    """Run the graph of `root` backwards, youngest op first: no recursion, however deep the graph.
+
+    An op is younger than all it was made from, so taking always the youngest that waits is a topological order, and
+    when an op's turn comes every op that used its output has added its share.
+    """
+    if not root.requires_grad:
+        raise ValueError("backward: the tensor does not require a gradient (no input did, or it was made in no_grad)")
+    waiting = {root: check_seed(root, grad)}
+    heap = [] if root.is_leaf else [(-root.op.age, root)]
+    while heap:
+        y = heapq.heappop(heap)[1]
+        gy = waiting[y] if y.retains_grad else waiting.pop(y)
+        inputs = y.op.inputs
+        grads = y.op.gradients(gy)
+        if not retain_graph:
+            y.op.release()
+        for x, gx in zip(inputs, grads, strict=True):
+            if gx is None or not x.requires_grad:
+                continue
+            if x in waiting:
+                waiting[x] = waiting[x] + gx  # out of place: gx may be shared with another tensor
+            else:
+                waiting[x] = gx
+                if not x.is_leaf:
+                    heapq.heappush(heap, (-x.op.age, x))
+    mine = set()
+    for x, gx in waiting.items():
+        if x.grad is not None:
+            x.grad = x.grad + gx
+        else:  # a gradient that is a view, or was handed to two inputs, or is the caller's, becomes this leaf's own
+            x.grad = gx.copy() if gx.base is not None or id(gx) in mine or gx is grad else gx
+        mine.add(id(x.grad))
+
+
+def check_seed(root, grad):
+    """The array that the sweep starts from: `grad`, or 1 for a single element."""
+    if isinstance(grad, Tensor):
+        grad = grad.data
+    if grad is None:
+        if root.size != 1:
+            raise ValueError(
+                f"backward: the tensor has shape {root.shape}; "
+                "pass grad, an array of that shape, or reduce to one element first (sum, mean)"
+            )
+        with backend.on(root.device):
+            return backend.namespace("backward", root.data).ones_like(root.data)
+    if not backend.is_array(grad):
+        raise TypeError(f"backward: grad must be an array, got {type(grad).__name__}")
+    if grad.shape != root.shape:
+        raise ValueError(f"backward: grad has shape {grad.shape}, the tensor has {root.shape}")
+    if grad.dtype != root.dtype:
+        raise TypeError(f"backward: grad is {grad.dtype}, the tensor is {root.dtype}")
+    backend.namespace("backward", root.data, grad)
+    return grad
+
+
+def check_inputs(op, inputs):
+    """The arrays of an op's inputs; refuses what is not a Tensor and mixtures of float types or devices."""
+    for i, x in enumerate(inputs):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}: input {i} is {type(x).__name__}, a Tensor expected; wrap it in minnl.Tensor(...)")
+    if len({x.dtype for x in inputs}) > 1:
+        what = ", ".join(f"{x.shape} {x.dtype}" for x in inputs)
+        raise TypeError(f"{op}: inputs of different dtypes: {what}; convert one with .to(dtype=...)")
+    return tuple(x.data for x in inputs)
+
+
+def hollow(shape, dtype):
+    """An array of a shape that takes no memory (every element is the same zero), for planning."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def sum_to(array, shape):
+    """Undo broadcasting: sum an array over the axes along which `shape` was stretched to it.
+
+    .. math:: y_{ij} = x_j \\;\\Rightarrow\\; \\bar x_j = \\sum_i \\bar y_{ij}
+    """
+    if array.shape == shape:
+        return array
+    extra = array.ndim - len(shape)
+    stretched = tuple(i for i, n in enumerate(shape, extra) if n == 1 and array.shape[i] != 1)
+    return array.sum(axis=tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
+
+
+def _float_dtype(op, dtype):
+    dtype = np.dtype(dtype)
+    if dtype not in FLOATS:
+        raise TypeError(f"{op}: dtype must be float32 or float64, got {dtype}")
+    return dtype

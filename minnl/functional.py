@@ -1,0 +1,326 @@
+"""The public functions, in one place: ``from minnl import functional as F``.
+
+Those with arguments worth checking live beside their op in minnl/ops/ and are only listed here; the plain ones, and the
+operators and methods of Tensor, are written here. `axis` and `keepdims` are NumPy's, everything else is PyTorch's.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+
+import numpy as np
+
+from minnl import backend
+from minnl.engine import Tensor
+from minnl.ops import arithmetic, convert, pointwise, reduce, shape
+from minnl.ops.adaptive_pool import adaptive_avg_pool3d, adaptive_max_pool3d
+from minnl.ops.arguments import axis_tuple, broadcast_shape, number, one_axis, tensor
+from minnl.ops.conv import conv3d
+from minnl.ops.dropout import dropout
+from minnl.ops.linear import linear, matmul
+from minnl.ops.loss import binary_cross_entropy_with_logits, cross_entropy
+from minnl.ops.non_local import attention, non_local
+from minnl.ops.norm import affine, batch_norm, frozen_batch_norm
+from minnl.ops.pool import avg_pool3d, max_pool3d
+from minnl.ops.softmax import log_softmax, softmax
+
+__all__ = """
+abs adaptive_avg_pool3d adaptive_max_pool3d add affine attention avg_pool3d batch_norm
+binary_cross_entropy_with_logits broadcast_to clip concatenate conv3d cross_entropy div dropout exp flip
+frozen_batch_norm index linear log log_softmax matmul max max_pool3d maximum mean min minimum mul neg non_local pad pow
+relu reshape sigmoid softmax split sqrt stack sub sum tanh to transpose var where
+""".split()
+
+
+def add(a, b):
+    """a + b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Add`."""
+    return arithmetic.Add()(a, b)
+
+
+def sub(a, b):
+    """a - b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Sub`."""
+    return arithmetic.Sub()(a, b)
+
+
+def mul(a, b):
+    """a * b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Mul`."""
+    return arithmetic.Mul()(a, b)
+
+
+def div(a, b):
+    """a / b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Div`."""
+    return arithmetic.Div()(a, b)
+
+
+def pow(a, b):
+    """a ** b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Pow`."""
+    return arithmetic.Pow()(a, b)
+
+
+def maximum(a, b):
+    """The larger of two, element by element. Formula: :class:`minnl.ops.arithmetic.Maximum`."""
+    return arithmetic.Maximum()(a, b)
+
+
+def minimum(a, b):
+    """The smaller of two, element by element. Formula: :class:`minnl.ops.arithmetic.Minimum`."""
+    return arithmetic.Minimum()(a, b)
+
+
+def where(condition, a, b):
+    """a where the boolean array `condition` holds, else b; all three broadcast."""
+    if isinstance(condition, Tensor) or not backend.is_array(condition) or condition.dtype != bool:
+        what = getattr(condition, "dtype", type(condition).__name__)
+        raise TypeError(f"where: condition must be a boolean array, got {what}; compare .data, as in x.data > 0")
+    return arithmetic.Where(condition)(a, b)
+
+
+def neg(x):
+    """-x."""
+    return pointwise.Neg()(tensor("neg", "x", x))
+
+
+def exp(x):
+    """e ** x."""
+    return pointwise.Exp()(tensor("exp", "x", x))
+
+
+def log(x):
+    """Natural logarithm."""
+    return pointwise.Log()(tensor("log", "x", x))
+
+
+def sqrt(x):
+    """Square root."""
+    return pointwise.Sqrt()(tensor("sqrt", "x", x))
+
+
+def tanh(x):
+    """Hyperbolic tangent."""
+    return pointwise.Tanh()(tensor("tanh", "x", x))
+
+
+def sigmoid(x):
+    """1 / (1 + e ** -x)."""
+    return pointwise.Sigmoid()(tensor("sigmoid", "x", x))
+
+
+def relu(x):
+    """max(x, 0)."""
+    return pointwise.ReLU()(tensor("relu", "x", x))
+
+
+def abs(x):
+    """|x|."""
+    return pointwise.Abs()(tensor("abs", "x", x))
+
+
+def clip(x, low=None, high=None):
+    """x limited to [low, high]; None for no limit on a side."""
+    x = tensor("clip", "x", x)
+    if low is None and high is None:
+        raise ValueError("clip: give low, high or both")
+    low, high = (None if v is None else number("clip", k, v) for k, v in (("low", low), ("high", high)))
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"clip: low {low} is above high {high}")
+    return pointwise.Clip(low, high)(x)
+
+
+def sum(x, axis=None, keepdims=False):
+    """Sum over axes (all if None)."""
+    x = tensor("sum", "x", x)
+    return reduce.Sum(axis_tuple("sum", axis, x.ndim), keepdims)(x)
+
+
+def mean(x, axis=None, keepdims=False):
+    """Mean over axes (all if None)."""
+    x = tensor("mean", "x", x)
+    return reduce.Mean(_some("mean", x, axis), keepdims)(x)
+
+
+def var(x, axis=None, correction=1, keepdims=False):
+    """Variance over axes, divided by n - correction (1: unbiased, as in PyTorch; 0: NumPy's default)."""
+    x = tensor("var", "x", x)
+    axes = _some("var", x, axis)
+    count = math.prod(x.shape[a] for a in axes)
+    if count <= correction:
+        raise ValueError(f"var: {count} values leave nothing to divide by with correction={correction}")
+    return reduce.Var(axes, keepdims, correction)(x)
+
+
+def max(x, axis=None, keepdims=False):
+    """Largest element over axes; the gradient goes to the first one in row-major order."""
+    x = tensor("max", "x", x)
+    return reduce.Max(_some("max", x, axis), keepdims)(x)
+
+
+def min(x, axis=None, keepdims=False):
+    """Smallest element over axes; the gradient goes to the first one in row-major order."""
+    x = tensor("min", "x", x)
+    return reduce.Min(_some("min", x, axis), keepdims)(x)
+
+
+def reshape(x, shape):
+    """The same elements in another shape; one size may be -1."""
+    x, shape = tensor("reshape", "x", x), _ints("reshape", "shape", shape)
+    known = math.prod(n for n in shape if n != -1)
+    fits = x.size == known if -1 not in shape else known and x.size % known == 0
+    if not fits or shape.count(-1) > 1 or any(n < -1 for n in shape):
+        raise ValueError(f"reshape: {x.size} elements of shape {x.shape} do not fill shape {shape}")
+    return _reshape(x, shape)
+
+
+def _reshape(x, new):
+    return shape.Reshape(new)(x)
+
+
+def transpose(x, axes=None):
+    """Axes in another order (reversed if None): ``y.shape[i] == x.shape[axes[i]]``."""
+    x = tensor("transpose", "x", x)
+    order = tuple(range(x.ndim))[::-1] if axes is None else _ints("transpose", "axes", axes)
+    normal = tuple(a % x.ndim if -x.ndim <= a < x.ndim else a for a in order)
+    if sorted(normal) != list(range(x.ndim)):
+        raise ValueError(f"transpose: axes {order} is not an order of the {x.ndim} axes of x")
+    return shape.Transpose(normal)(x)
+
+
+def broadcast_to(x, new_shape):
+    """x repeated to a larger shape, without copying."""
+    x, new_shape = tensor("broadcast_to", "x", x), _ints("broadcast_to", "new_shape", new_shape)
+    if broadcast_shape("broadcast_to", x.shape, new_shape) != new_shape:
+        raise ValueError(f"broadcast_to: x of shape {x.shape} does not broadcast to {new_shape}")
+    return shape.BroadcastTo(new_shape)(x)
+
+
+def concatenate(xs, axis=0):
+    """Tensors joined along an axis; their other sizes must agree."""
+    xs = _several("concatenate", xs)
+    axis = one_axis("concatenate", axis, xs[0].ndim)
+    others = {(x.ndim, x.shape[:axis] + x.shape[axis + 1 :]) for x in xs}
+    if len(others) > 1:
+        raise ValueError(f"concatenate: shapes {', '.join(str(x.shape) for x in xs)} differ off axis {axis}")
+    return shape.Concatenate(axis)(*xs)
+
+
+def stack(xs, axis=0):
+    """Tensors of one shape joined along a new axis."""
+    xs = _several("stack", xs)
+    if len({x.shape for x in xs}) > 1:
+        raise ValueError(f"stack: shapes {', '.join(str(x.shape) for x in xs)} differ")
+    return shape.Stack(one_axis("stack", axis, xs[0].ndim + 1))(*xs)
+
+
+def split(x, parts, axis=0):
+    """A list of slices along an axis: `parts` is a number of equal ones, or a list of sizes."""
+    x = tensor("split", "x", x)
+    axis = one_axis("split", axis, x.ndim)
+    n = x.shape[axis]
+    if isinstance(parts, int):
+        if parts < 1 or n % parts:
+            raise ValueError(f"split: axis {axis} of size {n} does not divide into {parts} equal parts; give sizes")
+        parts = [n // parts] * parts
+    sizes = _ints("split", "parts", parts)
+    if builtins.sum(sizes) != n or builtins.min(sizes, default=0) < 0:
+        raise ValueError(f"split: sizes {sizes} do not add up to {n}, the size of axis {axis}")
+    ends = np.cumsum((0, *sizes)).tolist()
+    lead = (slice(None),) * axis
+    return [index(x, (*lead, slice(a, b))) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def pad(x, widths, value=0.0):
+    """A border of `value`: widths is ((before, after), ...), one pair an axis."""
+    x = tensor("pad", "x", x)
+    widths = tuple(_ints("pad", "widths", pair) for pair in widths)
+    if len(widths) != x.ndim or any(len(pair) != 2 or builtins.min(pair) < 0 for pair in widths):
+        raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of 0 or more, got {widths}")
+    return shape.Pad(widths, number("pad", "value", value))(x)
+
+
+def flip(x, axis=None):
+    """x reversed along axes (all if None)."""
+    x = tensor("flip", "x", x)
+    return shape.Flip(axis_tuple("flip", axis, x.ndim))(x)
+
+
+def index(x, key):
+    """x[key], for ints, slices, None, ... and integer arrays, which may pick an element many times.
+
+    Raises
+    ------
+    IndexError, ValueError
+        Too many indices; an integer out of range (checked on the host: a GPU would wrap silently).
+    TypeError
+        A boolean mask (its result's shape depends on data; use where), or anything else.
+    """
+    x = tensor("index", "x", x)
+    keys = key if isinstance(key, tuple) else (key,)
+    keys = tuple(np.asarray(k) if isinstance(k, list) else k for k in keys)
+    gathers = False
+    for k in keys:
+        if backend.is_array(k) or isinstance(k, np.generic):
+            if k.dtype.kind not in "iu":
+                raise TypeError(f"index: an index array must hold integers, got {k.dtype}; for a mask use where")
+            gathers = True
+        elif isinstance(k, bool) or not (k is None or k is Ellipsis or isinstance(k, (int, slice))):
+            raise TypeError(f"index: cannot index with {type(k).__name__} {k!r}")
+    host = tuple(backend.to_host(k) if backend.is_array(k) else k for k in keys)
+    try:
+        np.broadcast_to(np.zeros((), bool), x.shape)[host]
+    except IndexError as error:
+        raise IndexError(f"index: {error} (x has shape {x.shape})") from None
+    keys = tuple(backend.to_device(k, x.device) if backend.is_array(k) else k for k in host)
+    return shape.Index(keys, gathers)(x)
+
+
+def to(x, device=None, dtype=None):
+    """A tensor on another device and/or of another float dtype; x itself if nothing changes. Differentiable."""
+    x = tensor("to", "x", x)
+    target = x.device if device is None else backend.device(device)
+    dtype = x.dtype if dtype is None else np.dtype(dtype)
+    if dtype.kind != "f" or dtype.itemsize not in (4, 8):
+        raise TypeError(f"to: dtype must be float32 or float64, got {dtype}")
+    return x if (target, dtype) == (x.device, x.dtype) else convert.To(target, dtype)(x)
+
+
+def _some(op, x, axis):
+    axes = axis_tuple(op, axis, x.ndim)
+    if math.prod(x.shape[a] for a in axes) == 0:
+        raise ValueError(f"{op}: no elements along axis {axis} of shape {x.shape}")
+    return axes
+
+
+def _several(op, xs):
+    if isinstance(xs, Tensor) or not isinstance(xs, (list, tuple)) or not xs:
+        raise TypeError(f"{op}: expected a list of one tensor or more, got {type(xs).__name__}")
+    return [tensor(op, f"xs[{i}]", x) for i, x in enumerate(xs)]
+
+
+def _ints(op, name, values):
+    try:
+        return tuple(operator.index(v) for v in (values if isinstance(values, (tuple, list)) else (values,)))
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be ints, got {values!r}") from None
+
+
+def _variadic(function):
+    """x.reshape(2, 3) beside x.reshape((2, 3))."""
+    return lambda x, *args: function(x, args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args)
+
+
+def _attach():
+    """Give Tensor its operators and methods; the engine, a floor below, knows no ops."""
+    binary = {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow, "matmul": matmul}
+    for name, function in binary.items():
+        setattr(Tensor, f"__{name}__", function)
+        setattr(Tensor, f"__r{name}__", lambda a, b, function=function: function(b, a))
+    Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = neg, abs, index
+    for function in (sum, mean, var, max, min, exp, log, sqrt, tanh, sigmoid, relu, clip, softmax, flip, to):
+        setattr(Tensor, function.__name__, function)
+    Tensor.reshape = _variadic(reshape)
+    Tensor.transpose = lambda x, *axes: transpose(x) if not axes else _variadic(transpose)(x, *axes)
+    Tensor.T = property(transpose)
+
+
+_attach()

@@ -1,0 +1,95 @@
+"""What the public functions share: turning numbers and arrays into tensors, and checking axes."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from minnl import backend
+from minnl.engine import Tensor
+
+
+def tensors(op, *values):
+    """Tensors from tensors, arrays and Python numbers.
+
+    A number is weak: it becomes a constant of the dtype and on the device of the tensors beside it. NumPy's scalars
+    (np.float64(2)) count as numbers too, so that they cannot promote a float32 tensor behind one's back.
+    """
+    first = next((v for v in values if isinstance(v, Tensor)), None)
+    if first is None:
+        arrays = [v for v in values if backend.is_array(v)]
+        if not arrays:
+            raise TypeError(f"{op}: at least one input must be a Tensor, got {', '.join(type(v).__name__ for v in values)}")
+        first = Tensor(arrays[0])
+    return tuple(v if isinstance(v, Tensor) else _constant(op, v, first) for v in values)
+
+
+def _constant(op, value, like):
+    if backend.is_array(value):
+        return Tensor(value)
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        with backend.on(like.device):
+            return Tensor(backend.namespace(op, like.data).full((), float(value), dtype=like.dtype))
+    raise TypeError(f"{op}: expected a Tensor, an array or a number, got {type(value).__name__}")
+
+
+def tensor(op, name, value, ndim=None, layout=""):
+    """A Tensor (or an array made one) of the expected number of axes."""
+    if backend.is_array(value):
+        value = Tensor(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"{op}: {name} must have {ndim} axes {layout}, got shape {value.shape}")
+    return value
+
+
+def broadcast_shape(op, *shapes):
+    """The shape that all broadcast to, or a ValueError naming them."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(f"{op}: shapes {', '.join(map(str, shapes))} do not broadcast together") from None
+
+
+def axis_tuple(op, axis, ndim):
+    """axis (None, int or several, negative from the end) as a sorted tuple of distinct axes."""
+    if axis is None:
+        return tuple(range(ndim))
+    values = axis if isinstance(axis, (tuple, list)) else (axis,)
+    try:
+        values = [operator.index(a) for a in values]
+    except TypeError:
+        raise TypeError(f"{op}: axis must be None, an int or a tuple of ints, got {axis!r}") from None
+    for a in values:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"{op}: axis {a} is out of range for a tensor of {ndim} axes")
+    axes = sorted(a % ndim for a in values)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"{op}: axis {axis!r} names an axis twice")
+    return tuple(axes)
+
+
+def one_axis(op, axis, ndim):
+    """A single axis, from 0."""
+    if isinstance(axis, (tuple, list)) or axis is None:
+        raise TypeError(f"{op}: axis must be one int, got {axis!r}")
+    return axis_tuple(op, axis, ndim)[0]
+
+
+def choice(op, name, value, allowed):
+    """`value`, if it is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def number(op, name, value, low=None, high=None):
+    """A Python float within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    if not (low is None or value >= low) or not (high is None or value <= high):
+        bounds = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{op}: {name} must be {bounds}, got {value}")
+    return float(value)

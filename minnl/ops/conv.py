@@ -1,0 +1,149 @@
+"""3D convolution, once, as the formula reads. Derivation: docs/ops/conv3d.md."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+from minnl import windows
+from minnl.engine import Op, hollow
+from minnl.ops.arguments import tensor
+
+
+class Conv3d(Op):
+    r"""Weighted sum over the taps of a window that slides over space and time.
+
+    .. math::
+        y_p = b + \sum_k x_{sp + dk}\, W_k, \qquad
+        \bar x_q = \sum_{(p,k):\, sp+dk=q} \bar y_p\, W_k^\top, \qquad
+        \bar W_k = \sum_p x_{sp+dk}^\top\, \bar y_p, \qquad
+        \bar b = \sum_p \bar y_p
+
+    p runs over output positions, k over taps, q over positions of the padded input; :math:`x_q` is a row of C
+    channels and :math:`W_k` a matrix C x K, so each tap is one matrix product. With groups the channels are cut into
+    equal parts and each part has matrices of its own.
+
+    Shapes: x (N, T, H, W, C), weight (kT, kH, kW, C // groups, K), bias (K,) -> y (N, T', H', W', K),
+    T' = (T + 2p - d(k - 1) - 1) // s + 1. Keeps x and weight.
+    """
+
+    public_name = "conv3d"
+    keeps = ("x", "weight")
+
+    def __init__(self, stride, pads, dilation, groups):
+        self.stride, self.pads, self.dilation, self.groups = stride, pads, dilation, groups
+
+    def forward(self, x, weight, bias=None):
+        self.x, self.weight = x, weight
+        y = self.xp.zeros(self.out_shape(x, weight), dtype=x.dtype)
+        xp = windows.padded(self.xp, x, self.pads)
+        for tap in windows.taps(weight.shape[:3]):
+            seen = self.seen(xp, tap, y)
+            for c, k in self.parts(x, weight):
+                y[..., k] += (rows(seen[..., c]) @ weight[tap][:, k]).reshape(y[..., k].shape)
+        return y if bias is None else y + bias
+
+    def backward(self, gy):
+        gx = self.to_input(gy) if self.needs[0] else None
+        gw = self.to_weight(gy) if self.needs[1] else None
+        gb = (rows(gy).sum(axis=0),) if len(self.needs) == 3 else ()
+        return gx, gw, *gb
+
+    def to_input(self, gy):
+        x, weight = self.x, self.weight
+        gxp = windows.padded(self.xp, self.xp.zeros_like(x), self.pads)
+        for tap in windows.taps(weight.shape[:3]):
+            seen = self.seen(gxp, tap, gy)
+            for c, k in self.parts(x, weight):
+                seen[..., c] += (rows(gy[..., k]) @ weight[tap][:, k].T).reshape(seen[..., c].shape)
+        return self.xp.ascontiguousarray(windows.inner(gxp, self.pads, x.shape))
+
+    def to_weight(self, gy):
+        x, gw = self.x, self.xp.empty_like(self.weight)
+        xp = windows.padded(self.xp, x, self.pads)
+        for tap in windows.taps(gw.shape[:3]):
+            seen = self.seen(xp, tap, gy)
+            for c, k in self.parts(x, gw):
+                gw[tap][:, k] = rows(seen[..., c]).T @ rows(gy[..., k])
+        return gw
+
+    def seen(self, padded, tap, y):
+        """What a tap sees of the padded input, for all windows at once: (N, T', H', W', C)."""
+        return windows.view(padded, tap, self.stride, self.dilation, y.shape[1:4])
+
+    def parts(self, x, weight):
+        """For each group its input channels and its output channels, as slices."""
+        c, k = weight.shape[3], weight.shape[4] // self.groups
+        return [(slice(g * c, (g + 1) * c), slice(g * k, (g + 1) * k)) for g in range(self.groups)]
+
+    def out_shape(self, x, weight):
+        sizes = windows.out_sizes(self.name, x.shape[1:4], weight.shape[:3], self.stride, self.dilation, self.pads)
+        return (x.shape[0], *sizes, weight.shape[4])
+
+    def infer(self, x, weight, bias=None):
+        self.x, self.weight = x, weight
+        y = hollow(self.out_shape(x, weight), x.dtype)
+        self.multiply_adds = y.size * math.prod(weight.shape[:4])
+        return y
+
+
+def rows(x):
+    """Positions as rows, channels as columns: (N, T, H, W, C) -> (N*T*H*W, C)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def conv3d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """3D convolution (cross-correlation, as everywhere in this field).
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, T, H, W, C)
+    weight : Tensor of shape (kT, kH, kW, C // groups, K)
+    bias : Tensor of shape (K,) or None
+    stride, dilation : int or three (T, H, W), 1 or more
+    padding : int or three (T, H, W), zeros on both sides; or "same" (stride 1 only), or "valid" (none)
+    groups : int that divides C and K
+
+    Returns
+    -------
+    Tensor of shape (N, T', H', W', K), T' = (T + 2*padding - dilation*(kT - 1) - 1) // stride + 1
+
+    Raises
+    ------
+    ValueError
+        Wrong number of axes; channels or groups that do not agree; a window larger than the padded input; a stride,
+        dilation or padding out of range.
+    TypeError
+        Mixed dtypes or devices; arguments of another type.
+
+    Notes
+    -----
+    Formula and derivation: :class:`Conv3d` and docs/ops/conv3d.md.
+    """
+    x = tensor("conv3d", "x", x, 5, "(N, T, H, W, C)")
+    weight = tensor("conv3d", "weight", weight, 5, "(kT, kH, kW, C // groups, K)")
+    try:
+        groups = operator.index(groups)
+    except TypeError:
+        raise TypeError(f"conv3d: groups must be an int, got {groups!r}") from None
+    channels, (*kernel, per_group, out) = x.shape[4], weight.shape
+    if groups < 1 or channels % groups or out % groups:
+        raise ValueError(f"conv3d: groups={groups} must divide the {channels} channels of x and the {out} of weight")
+    if per_group * groups != channels:
+        raise ValueError(
+            f"conv3d: weight has {per_group} input channels (times groups={groups} makes {per_group * groups}), "
+            f"x has {channels}"
+        )
+    if min(weight.shape) < 1:
+        raise ValueError(f"conv3d: weight has an empty axis: shape {weight.shape}")
+    stride = windows.triple("conv3d", "stride", stride)
+    dilation = windows.triple("conv3d", "dilation", dilation)
+    pads = windows.paddings("conv3d", padding, kernel, stride, dilation)
+    windows.out_sizes("conv3d", x.shape[1:4], kernel, stride, dilation, pads)
+    op = Conv3d(stride, pads, dilation, groups)
+    if bias is None:
+        return op(x, weight)
+    bias = tensor("conv3d", "bias", bias, 1, "(K,)")
+    if bias.shape[0] != out:
+        raise ValueError(f"conv3d: bias has {bias.shape[0]} channels, weight gives {out}")
+    return op(x, weight, bias)

@@ -1,0 +1,203 @@
+"""Losses: cross-entropy over classes, and over independent yes/no labels. Derivations: docs/ops/losses.md."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minnl import backend
+from minnl.engine import Op, Tensor, hollow
+from minnl.ops.arguments import broadcast_shape, choice, number, tensor
+from minnl.ops.softmax import log_softmax_of
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class CrossEntropy(Op):
+    r"""Cross-entropy of the softmax of x with labels.
+
+    With :math:`p = \mathrm{softmax}(x)`, class weights w, label t and smoothing s over K classes, the target is
+    :math:`q_k = w_k\bigl((1-s)[k=t] + s/K\bigr)` and
+
+    .. math:: \ell = -\sum_k q_k \ln p_k, \qquad \bar x_k = \bar\ell\,\Bigl(p_k \sum_j q_j - q_k\Bigr)
+
+    "mean" divides the sum by :math:`\sum w_t` over the rows that count, as PyTorch does.
+
+    Shapes: x (..., K), labels (...) -> loss () or (...). Keeps ln p and q, both of x's shape.
+    """
+
+    public_name = "cross_entropy"
+    keeps = ("log_p", "q")
+
+    def __init__(self, labels, ignored, weight, smoothing, reduction):
+        self.labels, self.ignored, self.weight = labels, ignored, weight
+        self.smoothing, self.reduction = smoothing, reduction
+
+    def target(self, x):
+        """q (..., K), rows of zeros where the label is ignored; and what "mean" divides by."""
+        xp, classes = self.xp, x.shape[-1]
+        hit = (self.labels[..., None] == xp.arange(classes)).astype(x.dtype)
+        counts = (~self.ignored).astype(x.dtype)[..., None]
+        weight = xp.ones(classes, dtype=x.dtype) if self.weight is None else self.weight
+        q = counts * weight * ((1 - self.smoothing) * hit + self.smoothing / classes)
+        return q, (counts * weight * hit).sum()
+
+    def forward(self, x):
+        self.log_p = log_softmax_of(self.xp, x, -1)
+        self.q, self.divisor = self.target(x)
+        loss = -(self.q * self.log_p).sum(axis=-1)
+        if self.reduction == "none":
+            return self.xp.asarray(loss)
+        return self.xp.asarray(loss.sum() / self.divisor if self.reduction == "mean" else loss.sum())
+
+    def backward(self, gy):
+        gx = self.xp.exp(self.log_p) * self.q.sum(axis=-1, keepdims=True) - self.q
+        if self.reduction == "none":
+            return (gx * gy[..., None],)
+        return (gx * (gy / self.divisor if self.reduction == "mean" else gy),)
+
+    def infer(self, x):
+        self.log_p, self.q = hollow(x.shape, x.dtype), hollow(x.shape, x.dtype)
+        return hollow(x.shape[:-1] if self.reduction == "none" else (), x.dtype)
+
+
+class BinaryCrossEntropyWithLogits(Op):
+    r"""Cross-entropy of sigmoid(x) with targets t in [0, 1], each element on its own.
+
+    With a weight w for each element and :math:`\pi` for the positive part of the target,
+
+    .. math::
+        \ell = w\bigl((1-t)\,x + c\,\ln(1+e^{-x})\bigr), \qquad c = 1 + (\pi - 1)\,t, \qquad
+        \bar x = \bar\ell\, w\,\bigl((1-t) - c\,\sigma(-x)\bigr)
+
+    where :math:`\ln(1+e^{-x}) = \max(-x,0) + \ln(1+e^{-|x|})` does not overflow. Keeps x.
+    """
+
+    public_name = "binary_cross_entropy_with_logits"
+    keeps = ("x",)
+
+    def __init__(self, target, weight, pos_weight, reduction):
+        self.target, self.weight, self.pos_weight, self.reduction = target, weight, pos_weight, reduction
+
+    def factors(self):
+        """w and c, as arrays or the number 1."""
+        w = 1 if self.weight is None else self.weight
+        c = 1 if self.pos_weight is None else 1 + (self.pos_weight - 1) * self.target
+        return w, c
+
+    def forward(self, x):
+        xp, (w, c) = self.xp, self.factors()
+        self.x = x
+        softplus = xp.maximum(-x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+        loss = w * ((1 - self.target) * x + c * softplus)
+        if self.reduction == "none":
+            return xp.asarray(loss)
+        return xp.asarray(loss.mean() if self.reduction == "mean" else loss.sum())
+
+    def backward(self, gy):
+        w, c = self.factors()
+        missing = 0.5 * (1 - self.xp.tanh(0.5 * self.x))  # sigmoid(-x)
+        gx = gy * (w * ((1 - self.target) - c * missing))
+        return (gx / self.x.size if self.reduction == "mean" else gx,)
+
+    def infer(self, x):
+        self.x = x
+        return hollow(x.shape if self.reduction == "none" else (), x.dtype)
+
+
+def cross_entropy(x, labels, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+    """Cross-entropy between the softmax of x over its last axis, and labels.
+
+    Parameters
+    ----------
+    x : Tensor of shape (..., K)
+        Logits, classes last.
+    labels : integer ndarray of shape (...), or a list
+        Classes 0 to K-1, or `ignore_index`. Checked on the host, where an index out of range cannot slip through.
+    weight : ndarray of shape (K,) or None
+        A weight for each class.
+    reduction : "mean" (weighted by the labels' weights), "sum" or "none"
+    label_smoothing : float in [0, 1]
+
+    Raises
+    ------
+    ValueError
+        Labels out of range or of another shape; a reduction or smoothing that does not exist.
+    TypeError
+        Labels that are not integers.
+
+    Notes
+    -----
+    Formula and derivation: :class:`CrossEntropy` and docs/ops/losses.md.
+    """
+    x = tensor("cross_entropy", "x", x)
+    if x.ndim < 1 or x.shape[-1] == 0:
+        raise ValueError(f"cross_entropy: x must have shape (..., classes), got {x.shape}")
+    if isinstance(labels, Tensor):
+        raise TypeError("cross_entropy: labels must be an integer array, got a Tensor (those are float)")
+    labels = backend.to_host(labels) if backend.is_array(labels) else np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: labels must be integers, got {labels.dtype}")
+    if labels.shape != x.shape[:-1]:
+        raise ValueError(f"cross_entropy: labels have shape {labels.shape}, x of shape {x.shape} needs {x.shape[:-1]}")
+    labels = labels.astype(np.int64)
+    ignored = labels == ignore_index
+    wrong = ~ignored & ((labels < 0) | (labels >= x.shape[-1]))
+    if wrong.any():
+        raise ValueError(
+            f"cross_entropy: label {labels[wrong][0]} is out of range, x has {x.shape[-1]} classes "
+            f"(0 to {x.shape[-1] - 1}; ignore_index is {ignore_index})"
+        )
+    labels, ignored = _moved(x, labels), _moved(x, ignored)
+    weight = _like("cross_entropy", "weight", weight, x, x.shape[-1:])
+    smoothing = number("cross_entropy", "label_smoothing", label_smoothing, 0, 1)
+    reduction = choice("cross_entropy", "reduction", reduction, REDUCTIONS)
+    return CrossEntropy(labels, ignored, weight, smoothing, reduction)(x)
+
+
+def binary_cross_entropy_with_logits(x, target, weight=None, reduction="mean", pos_weight=None):
+    """Cross-entropy between sigmoid(x) and targets, element by element.
+
+    Parameters
+    ----------
+    x : Tensor of any shape
+    target : float ndarray of x's shape, values in [0, 1]
+    weight : ndarray that broadcasts to x's shape, or None
+    pos_weight : ndarray that broadcasts to x's shape, or None
+        Weight of the positive part; above 1 it favours recall.
+    reduction : "mean", "sum" or "none"
+
+    Notes
+    -----
+    Formula and derivation: :class:`BinaryCrossEntropyWithLogits` and docs/ops/losses.md.
+    """
+    op = "binary_cross_entropy_with_logits"
+    x = tensor(op, "x", x)
+    target = _like(op, "target", target, x, x.shape)
+    if target is None:
+        raise TypeError(f"{op}: target must be a float array of shape {x.shape}, got None")
+    host = backend.to_host(target)
+    if not ((host >= 0) & (host <= 1)).all():
+        raise ValueError(f"{op}: target must be within [0, 1], got {host.min()} to {host.max()}")
+    weight, pos_weight = _like(op, "weight", weight, x), _like(op, "pos_weight", pos_weight, x)
+    return BinaryCrossEntropyWithLogits(target, weight, pos_weight, choice(op, "reduction", reduction, REDUCTIONS))(x)
+
+
+def _moved(x, array):
+    return backend.to_device(array, x.device)
+
+
+def _like(op, name, value, x, shape=None):
+    """A constant array beside x: its dtype, its device, and a shape that fits."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        value = value.data
+    if not backend.is_array(value):
+        value = np.asarray(value, dtype=x.dtype)
+    if value.dtype != x.dtype:
+        raise TypeError(f"{op}: {name} is {value.dtype}, x is {x.dtype}")
+    if shape is not None and value.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {value.shape}, x of shape {x.shape} needs {shape}")
+    if broadcast_shape(op, value.shape, x.shape) != x.shape:
+        raise ValueError(f"{op}: {name} of shape {value.shape} does not broadcast to x's {x.shape}")
+    return _moved(x, value)

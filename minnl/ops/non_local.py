@@ -1,0 +1,365 @@
+"""The non-local operation (equation 1 of the paper), streamed. Derivation: docs/ops/non_local.md.
+
+.. math:: y_i = \\frac{1}{C(x)} \\sum_j f(x_i, x_j)\\, g(x_j)
+
+i runs over L query positions, j over P key positions. Written as a matrix f has L x P elements: 2.5 GB at 25,088
+positions. Here it never exists as a whole. Queries do not know of each other, so they are taken in blocks: a block
+holds its own rows of f, uses them and lets them go, and backward computes them again. Memory is linear in L.
+"""
+
+from __future__ import annotations
+
+import math
+
+from minnl import backend
+from minnl.engine import Op, hollow
+from minnl.ops.arguments import choice, number, tensor
+
+MODES = ("gaussian", "embedded", "dot", "concat")
+AXES = ("spacetime", "space", "time")
+BLOCK_ELEMENTS = 4_000_000  # of f held at once; a block has as many queries as fit, at least one
+
+
+class _NonLocal(Op):
+    """Folds positions into lists: theta (B, L, I), phi (B, P, I), g (B, P, D) -> y (B, L, D).
+
+    B is the batch; with axes "space" frames, with "time" pixels are part of it, so that a query sees only the keys of
+    its own frame, or of its own pixel.
+    """
+
+    public_name = "non_local"
+
+    def __init__(self, axes, scale=1.0):
+        self.axes, self.scale = axes, scale
+
+    def fold(self, x):
+        n, t, h, w, c = x.shape
+        if self.axes == "space":
+            return x.reshape(n * t, h * w, c)
+        if self.axes == "time":
+            return x.transpose(0, 2, 3, 1, 4).reshape(n * h * w, t, c)
+        return x.reshape(n, t * h * w, c)
+
+    def unfold(self, rows, shape):
+        n, t, h, w, _ = shape
+        if self.axes == "time":
+            return self.xp.ascontiguousarray(rows.reshape(n, h, w, t, -1).transpose(0, 3, 1, 2, 4))
+        return rows.reshape(n, t, h, w, rows.shape[-1])
+
+    def blocks(self, theta, phi):
+        """(batch slice, query slice) pairs that cover all queries, each with few enough rows of f."""
+        batch, length, _ = theta.shape
+        rows = max(1, BLOCK_ELEMENTS // max(phi.shape[1], 1))
+        if rows >= length:  # whole elements of the batch fit
+            step = rows // max(length, 1)
+            return [(slice(b, b + step), slice(None)) for b in range(0, batch, step)]
+        return [(slice(b, b + 1), slice(i, i + rows)) for b in range(batch) for i in range(0, length, rows)]
+
+    def shapes(self, theta, phi, g, weight=None):
+        self.theta_shape, self.phi_shape, self.g_shape = theta.shape, phi.shape, g.shape
+
+    def pairs(self):
+        """How many (i, j) there are in all."""
+        keys = math.prod(self.phi_shape[1:4])
+        shared = {"space": self.phi_shape[1], "time": math.prod(self.phi_shape[2:4]), "spacetime": 1}[self.axes]
+        return math.prod(self.theta_shape[:4]) * keys // max(shared, 1)
+
+
+class NonLocalSoftmax(_NonLocal):
+    r"""Gaussian and embedded Gaussian: f is an exponential, C(x) its sum, so the weights are a softmax over j.
+
+    With :math:`s_{ij} = \lambda\,\theta_i^\top \phi_j` and :math:`\ell_i = \ln \sum_j e^{s_{ij}}`:
+
+    .. math::
+        p_{ij} = e^{s_{ij} - \ell_i}, \quad y_i = \sum_j p_{ij} g_j, \qquad
+        \bar g_j = \sum_i p_{ij} \bar y_i, \quad
+        \bar s_{ij} = p_{ij} (\bar y_i^\top g_j - \bar y_i^\top y_i), \quad
+        \bar\theta_i = \lambda \sum_j \bar s_{ij} \phi_j, \quad \bar\phi_j = \lambda \sum_i \bar s_{ij} \theta_i
+
+    (:math:`\sum_j p_{ij}\,\bar y_i^\top g_j = \bar y_i^\top y_i`: the softmax's sum needs no second pass.)
+
+    Shapes: theta (N, T, H, W, I), phi (N, T', H', W', I), g (N, T', H', W', D) -> y (N, T, H, W, D).
+    Keeps the three, y, and one number a query, :math:`\ell_i`.
+    """
+
+    keeps = ("theta", "phi", "g", "y", "log_sum")
+
+    def forward(self, theta, phi, g):
+        xp = self.xp
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g = self.fold(theta), self.fold(phi), self.fold(g)
+        self.y = xp.empty((*self.theta.shape[:2], g.shape[-1]), dtype=g.dtype)
+        self.log_sum = xp.empty((*self.theta.shape[:2], 1), dtype=g.dtype)
+        for b, i in self.blocks(self.theta, self.phi):
+            s = self.logits(b, i)
+            top = s.max(axis=-1, keepdims=True)
+            s -= top
+            p = xp.exp(s, out=s)
+            total = p.sum(axis=-1, keepdims=True)
+            self.y[b, i] = (p @ self.g[b]) / total
+            self.log_sum[b, i] = top + xp.log(total)
+        return self.unfold(self.y, theta.shape)
+
+    def backward(self, gy):
+        xp, gy = self.xp, self.fold(gy)
+        gtheta, gphi, gg = (xp.zeros_like(a) for a in (self.theta, self.phi, self.g))
+        for b, i in self.blocks(self.theta, self.phi):
+            s = self.logits(b, i)
+            s -= self.log_sum[b, i]
+            p = xp.exp(s, out=s)
+            gg[b] += p.swapaxes(1, 2) @ gy[b, i]
+            gs = gy[b, i] @ self.g[b].swapaxes(1, 2)
+            gs -= (gy[b, i] * self.y[b, i]).sum(axis=-1, keepdims=True)
+            gs *= p
+            gs *= self.scale
+            gtheta[b, i] = gs @ self.phi[b]
+            gphi[b] += gs.swapaxes(1, 2) @ self.theta[b, i]
+        return (
+            self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape)
+        )  # fmt: skip
+
+    def logits(self, b, i):
+        s = self.theta[b, i] @ self.phi[b].swapaxes(1, 2)
+        s *= self.scale
+        return s
+
+    def weights(self, theta, phi, chosen):
+        """Rows of p for chosen queries: theta (B, Q, I), phi (B, P, I) -> (B, Q, P)."""
+        s = self.scale * (theta[:, chosen] @ phi.swapaxes(1, 2))
+        s = self.xp.exp(s - s.max(axis=-1, keepdims=True))
+        return s / s.sum(axis=-1, keepdims=True)
+
+    def infer(self, theta, phi, g):
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g = theta, phi, g
+        self.log_sum = hollow((*theta.shape[:4], 1), theta.dtype)
+        self.y = hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
+        self.multiply_adds = self.pairs() * (theta.shape[-1] + g.shape[-1])
+        return self.y
+
+
+class NonLocalDot(_NonLocal):
+    r"""Dot product: :math:`f = \theta_i^\top\phi_j`, :math:`C(x) = P`. Re-associated, it needs no f at all.
+
+    .. math::
+        M = \tfrac1P \sum_j \phi_j g_j^\top, \quad y_i = M^\top \theta_i, \qquad
+        \bar\theta_i = M \bar y_i, \quad \bar M = \sum_i \theta_i \bar y_i^\top, \quad
+        \bar\phi_j = \tfrac1P \bar M g_j, \quad \bar g_j = \tfrac1P \bar M^\top \phi_j
+
+    M is I x D, whatever the number of positions. Shapes as in :class:`NonLocalSoftmax`. Keeps theta, phi, g and M.
+    """
+
+    keeps = ("theta", "phi", "g", "m")
+
+    def forward(self, theta, phi, g):
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g = self.fold(theta), self.fold(phi), self.fold(g)
+        self.m = self.phi.swapaxes(1, 2) @ self.g
+        self.m /= self.phi.shape[1]
+        return self.unfold(self.theta @ self.m, theta.shape)
+
+    def backward(self, gy):
+        gy, keys = self.fold(gy), self.phi.shape[1]
+        gtheta = gy @ self.m.swapaxes(1, 2)
+        gm = self.theta.swapaxes(1, 2) @ gy
+        gm /= keys
+        gphi, gg = self.g @ gm.swapaxes(1, 2), self.phi @ gm
+        return (
+            self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape)
+        )  # fmt: skip
+
+    def weights(self, theta, phi, chosen):
+        """Rows of f / P for chosen queries; they may be negative and need not sum to 1."""
+        return theta[:, chosen] @ phi.swapaxes(1, 2) / phi.shape[1]
+
+    def infer(self, theta, phi, g):
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g = theta, phi, g
+        shared = {"space": theta.shape[1], "time": theta.shape[2] * theta.shape[3], "spacetime": 1}[self.axes]
+        self.m = hollow((theta.shape[0] * shared, theta.shape[-1], g.shape[-1]), g.dtype)
+        positions = math.prod(theta.shape[:4]) + math.prod(phi.shape[:4])
+        self.multiply_adds = positions * theta.shape[-1] * g.shape[-1]
+        return hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
+
+
+class NonLocalConcat(_NonLocal):
+    r"""Concatenation: :math:`f = \mathrm{ReLU}(w_f^\top[\theta_i, \phi_j])`, :math:`C(x) = P`.
+
+    The product splits into a part of i and a part of j, so f is an outer sum and no pair is ever concatenated:
+
+    .. math::
+        a_i = w_\theta^\top \theta_i, \quad b_j = w_\phi^\top \phi_j, \quad
+        f_{ij} = \tfrac1P \max(a_i + b_j, 0), \quad y_i = \sum_j f_{ij} g_j,
+
+        \bar g_j = \sum_i f_{ij} \bar y_i, \quad
+        \bar s_{ij} = \tfrac1P\,[a_i + b_j > 0]\;\bar y_i^\top g_j, \quad
+        \bar a_i = \sum_j \bar s_{ij}, \quad \bar b_j = \sum_i \bar s_{ij}
+
+    Shapes: as in :class:`NonLocalSoftmax`, and weight (2I,), w_theta before w_phi. Keeps theta, phi, g, weight.
+    """
+
+    keeps = ("theta", "phi", "g", "weight")
+
+    def forward(self, theta, phi, g, weight):
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g, self.weight = self.fold(theta), self.fold(phi), self.fold(g), weight
+        y = self.xp.empty((*self.theta.shape[:2], g.shape[-1]), dtype=g.dtype)
+        a, b_keys = self.halves(self.theta, self.phi)
+        for b, i in self.blocks(self.theta, self.phi):
+            y[b, i] = self.affinity(a[b, i], b_keys[b]) @ self.g[b]
+        return self.unfold(y, theta.shape)
+
+    def backward(self, gy):
+        xp, gy, keys = self.xp, self.fold(gy), self.phi.shape[1]
+        a, b_keys = self.halves(self.theta, self.phi)
+        ga, gb, gg = xp.zeros_like(a), xp.zeros_like(b_keys), xp.zeros_like(self.g)
+        for b, i in self.blocks(self.theta, self.phi):
+            f = self.affinity(a[b, i], b_keys[b])
+            gg[b] += f.swapaxes(1, 2) @ gy[b, i]
+            gs = gy[b, i] @ self.g[b].swapaxes(1, 2)
+            gs *= f > 0
+            gs /= keys
+            ga[b, i] = gs.sum(axis=2)
+            gb[b] += gs.sum(axis=1)
+        inner = self.theta.shape[-1]
+        w_theta, w_phi = self.weight[:inner], self.weight[inner:]
+        gtheta, gphi = ga[..., None] * w_theta, gb[..., None] * w_phi
+        gweight = xp.concatenate([
+            (self.theta * ga[..., None]).sum(axis=(0, 1)), (self.phi * gb[..., None]).sum(axis=(0, 1))
+        ])  # fmt: skip
+        return (
+            self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape),
+            gweight,
+        )  # fmt: skip
+
+    def halves(self, theta, phi):
+        """a (B, L) and b (B, P)."""
+        inner = theta.shape[-1]
+        return theta @ self.weight[:inner], phi @ self.weight[inner:]
+
+    def affinity(self, a, b):
+        """f / P for a block of queries: (B, rows, P)."""
+        f = a[:, :, None] + b[:, None, :]
+        self.xp.maximum(f, 0, out=f)
+        f /= b.shape[1]
+        return f
+
+    def weights(self, theta, phi, chosen):
+        """Rows of f / P for chosen queries."""
+        a, b = self.halves(theta, phi)
+        return self.affinity(a[:, chosen], b)
+
+    def infer(self, theta, phi, g, weight):
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g, self.weight = theta, phi, g, weight
+        self.multiply_adds = self.pairs() * g.shape[-1] + (theta.size + phi.size)
+        return hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
+
+
+def non_local(theta, phi, g, mode="embedded", scale=None, axes="spacetime", weight=None):
+    """The non-local operation: every query position gathers g from all key positions, weighted by affinity.
+
+    Parameters
+    ----------
+    theta : Tensor of shape (N, T, H, W, I)
+        Queries; the output has their positions.
+    phi : Tensor of shape (N, T', H', W', I)
+        Keys; fewer than queries if they were subsampled.
+    g : Tensor of shape (N, T', H', W', D)
+        What is gathered, at the keys' positions.
+    mode : "embedded" or "gaussian" (softmax over keys), "dot" or "concat" (divided by the number of keys)
+        "gaussian" is the same function as "embedded": the block passes x itself as theta and phi.
+    scale : float or None
+        Factor on the logits of the softmax (the released networks use I ** -0.5; the paper none, which is None).
+    axes : "spacetime", "space" (keys of the query's frame) or "time" (keys of the query's pixel)
+    weight : Tensor of shape (2I,), for "concat" only
+        w_f, its first half for theta.
+
+    Returns
+    -------
+    Tensor of shape (N, T, H, W, D)
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not agree, an unknown mode, a scale or weight that the mode has no use for.
+
+    Notes
+    -----
+    Equation 1 to 5 of the paper. Memory is linear in positions. Derivation: docs/ops/non_local.md.
+    """
+    op, tensors = _prepared("non_local", theta, phi, g, mode, scale, axes, weight)
+    return op(*tensors)
+
+
+def attention(theta, phi, positions, mode="embedded", scale=None, axes="spacetime", weight=None):
+    """The weights with which chosen query positions look at the keys: rows of f / C(x).
+
+    Parameters
+    ----------
+    theta, phi, mode, scale, axes, weight : as in :func:`non_local`
+    positions : list of (t, h, w)
+        Query positions.
+
+    Returns
+    -------
+    ndarray of shape (N, Q, T', H', W')
+        For "space" zero outside of the query's frame, for "time" zero outside of its pixel.
+    """
+    op, (theta, phi, _, *_) = _prepared("attention", theta, phi, phi, mode, scale, axes, weight)
+    op.xp = xp = backend.namespace("attention", theta.data, phi.data)
+    if weight is not None:
+        op.weight = tensor("attention", "weight", weight).data
+    n, *sizes, _ = phi.shape
+    out = xp.zeros((n, len(positions), *sizes), dtype=theta.dtype)
+    for q, position in enumerate(positions):
+        t, h, w = position
+        if not all(0 <= p < size for p, size in zip(position, theta.shape[1:4], strict=True)):
+            raise ValueError(f"attention: position {tuple(position)} lies outside of theta's {theta.shape[1:4]}")
+        query = theta.data[:, t : t + 1, h : h + 1, w : w + 1].reshape(n, 1, -1)
+        seen = (slice(None), slice(None), slice(None))
+        if axes == "space":
+            seen = (slice(t, t + 1), *seen[1:])
+        elif axes == "time":
+            seen = (seen[0], slice(h, h + 1), slice(w, w + 1))
+        keys = phi.data[(slice(None), *seen)]
+        row = op.weights(query, keys.reshape(n, -1, keys.shape[-1]), slice(None))
+        out[(slice(None), q, *seen)] = row.reshape(keys.shape[:-1])
+    return out
+
+
+def _prepared(name, theta, phi, g, mode, scale, axes, weight):
+    """The op for a mode and its checked tensors."""
+    theta, phi, g = (
+        tensor(name, label, value, 5, "(N, T, H, W, C)") for label, value in (("theta", theta), ("phi", phi), ("g", g))
+    )
+    choice(name, "mode", mode, MODES)
+    choice(name, "axes", axes, AXES)
+    if theta.shape[-1] != phi.shape[-1]:
+        raise ValueError(f"{name}: theta has {theta.shape[-1]} channels, phi has {phi.shape[-1]}")
+    if phi.shape[:4] != g.shape[:4]:
+        raise ValueError(f"{name}: phi and g must have the same positions, got {phi.shape[:4]} and {g.shape[:4]}")
+    if theta.shape[0] != phi.shape[0]:
+        raise ValueError(f"{name}: theta has a batch of {theta.shape[0]}, phi of {phi.shape[0]}")
+    if 0 in phi.shape[1:4]:
+        raise ValueError(f"{name}: phi has no positions, shape {phi.shape}")
+    if axes == "space" and theta.shape[1] != phi.shape[1]:
+        raise ValueError(f'{name}: axes="space" needs as many frames in phi ({phi.shape[1]}) as in theta ({theta.shape[1]})')
+    if axes == "time" and theta.shape[2:4] != phi.shape[2:4]:
+        raise ValueError(
+            f'{name}: axes="time" needs the same height and width in theta {theta.shape[2:4]} and phi {phi.shape[2:4]}; '
+            "no spatial subsampling"
+        )
+    softmax = mode in ("gaussian", "embedded")
+    if scale is not None and not softmax:
+        raise ValueError(f"{name}: scale applies to the softmax modes, mode is {mode!r}")
+    if (weight is not None) != (mode == "concat"):
+        raise ValueError(f'{name}: weight (2I,) belongs to mode "concat", mode is {mode!r}')
+    if softmax:
+        return NonLocalSoftmax(axes, 1.0 if scale is None else number(name, "scale", scale)), (theta, phi, g)
+    if mode == "dot":
+        return NonLocalDot(axes), (theta, phi, g)
+    weight = tensor(name, "weight", weight, 1, "(2I,)")
+    if weight.shape[0] != 2 * theta.shape[-1]:
+        raise ValueError(f"{name}: weight must have 2 * {theta.shape[-1]} elements, got {weight.shape[0]}")
+    return NonLocalConcat(axes), (theta, phi, g, weight)

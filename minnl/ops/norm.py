@@ -1,0 +1,208 @@
+"""Batch normalisation over the last axis: trained, with fixed statistics, and folded. Derivation: docs/ops/batch_norm.md."""
+
+from __future__ import annotations
+
+from minnl import backend
+from minnl.engine import Op, Tensor, hollow
+from minnl.ops.arguments import number, tensor
+
+
+class _ChannelsLast(Op):
+    def sums(self, array):
+        """Sum over all positions, (..., C) -> (C,): axis after axis, so that no running sum grows long in float32."""
+        while array.ndim > 1:
+            array = array.sum(axis=-2)
+        return array
+
+
+class BatchNorm(_ChannelsLast):
+    r"""Normalise each channel with the statistics of the batch, then scale and shift.
+
+    With n positions, mean :math:`m = \tfrac1n\sum_i x_i`, variance :math:`v = \tfrac1n\sum_i (x_i - m)^2` and
+    :math:`r = (v + \epsilon)^{-1/2}`:
+
+    .. math::
+        \hat x_i = (x_i - m)\,r, \qquad y_i = \gamma \hat x_i + \beta, \qquad
+        \bar\beta = \sum_i \bar y_i, \qquad \bar\gamma = \sum_i \bar y_i \hat x_i, \qquad
+        \bar x_i = \gamma r\,\bigl(\bar y_i - \tfrac1n\bar\beta - \tfrac1n\hat x_i\,\bar\gamma\bigr)
+
+    Shapes: x (..., C), gamma and beta (C,) -> y (..., C). Keeps x, gamma, m and r (and not x-hat: it is two
+    operations away). Variance from deviations, not from squares, so a large mean costs no digits.
+    """
+
+    public_name = "batch_norm"
+    keeps = ("x", "weight", "mean", "rstd")
+
+    def __init__(self, running, momentum, eps):
+        self.running, self.momentum, self.eps = running, momentum, eps
+
+    def forward(self, x, weight, bias):
+        self.x, self.weight = x, weight
+        n = x.size // x.shape[-1]
+        self.mean = self.sums(x) / n
+        deviation = x - self.mean
+        var = self.sums(deviation * deviation) / n
+        self.rstd = 1 / self.xp.sqrt(var + self.eps)
+        self.track(self.mean, var * (n / (n - 1)))
+        deviation *= self.rstd * weight
+        deviation += bias
+        return deviation
+
+    def backward(self, gy):
+        n = self.x.size // self.x.shape[-1]
+        normed = (self.x - self.mean) * self.rstd
+        gbias, gweight = self.sums(gy), self.sums(gy * normed)
+        gx = None
+        if self.needs[0]:
+            normed *= gweight / n
+            gx = gy - gbias / n
+            gx -= normed
+            gx *= self.weight * self.rstd
+        return gx, gweight, gbias
+
+    def track(self, *statistics):
+        """Move the running mean and variance towards those of this batch, in place."""
+        for kept, seen in zip(self.running or (), statistics):
+            kept += self.momentum * (seen - kept)
+
+    def infer(self, x, weight, bias):
+        self.x, self.weight = x, weight
+        self.mean = self.rstd = hollow(weight.shape, x.dtype)
+        return hollow(x.shape, x.dtype)
+
+
+class FrozenBatchNorm(_ChannelsLast):
+    r"""Batch normalisation with given statistics: evaluation, and frozen layers.
+
+    .. math:: y_i = \gamma r (x_i - m) + \beta, \qquad \bar x_i = \gamma r\, \bar y_i, \qquad
+        \bar\gamma = \sum_i \bar y_i\, r (x_i - m), \qquad \bar\beta = \sum_i \bar y_i
+
+    m and :math:`r = (v + \epsilon)^{-1/2}` are constants: no gradient flows through them.
+    Shapes as in :class:`BatchNorm`. Keeps gamma, m and r, and x only if gamma asks for a gradient.
+    """
+
+    public_name = "frozen_batch_norm"
+    keeps = ("x", "weight", "mean", "rstd")
+
+    def __init__(self, mean, var, eps):
+        self.mean, self.var, self.eps = mean, var, eps
+
+    def forward(self, x, weight, bias):
+        self.rstd = 1 / self.xp.sqrt(self.var + self.eps)
+        self.weight, self.x = weight, x if self.needs[1] else None
+        y = x - self.mean
+        y *= self.rstd * weight
+        y += bias
+        return y
+
+    def backward(self, gy):
+        gweight = self.sums(gy * (self.x - self.mean)) * self.rstd if self.needs[1] else None
+        gx = gy * (self.weight * self.rstd) if self.needs[0] else None
+        return gx, gweight, self.sums(gy) if self.needs[2] else None
+
+    def infer(self, x, weight, bias):
+        self.weight, self.rstd, self.x = weight, hollow(weight.shape, x.dtype), x if self.needs[1] else None
+        return hollow(x.shape, x.dtype)
+
+
+class Affine(_ChannelsLast):
+    r"""Scale and shift each channel: :math:`y_i = s x_i + b`, :math:`\bar x_i = s\,\bar y_i`,
+    :math:`\bar s = \sum_i \bar y_i x_i`, :math:`\bar b = \sum_i \bar y_i`.
+
+    What a frozen batch norm folds into: :math:`s = \gamma r`, :math:`b = \beta - m \gamma r`.
+    Shapes: x (..., C), scale and shift (C,). Keeps the scale, and x only if the scale asks for a gradient.
+    """
+
+    public_name = "affine"
+    keeps = ("x", "scale")
+
+    def forward(self, x, scale, shift):
+        self.scale, self.x = scale, x if self.needs[1] else None
+        y = x * scale
+        y += shift
+        return y
+
+    def backward(self, gy):
+        gscale = self.sums(gy * self.x) if self.needs[1] else None
+        gx = gy * self.scale if self.needs[0] else None
+        return gx, gscale, self.sums(gy) if self.needs[2] else None
+
+    def infer(self, x, scale, shift):
+        self.scale, self.x = scale, x if self.needs[1] else None
+        return hollow(x.shape, x.dtype)
+
+
+def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    """Batch normalisation of the last axis, for any rank.
+
+    Parameters
+    ----------
+    x : Tensor of shape (..., C)
+    running_mean, running_var : ndarray of shape (C,)
+        Used if not training. In training they are edited in place: ``r += momentum * (batch's - r)``, with the
+        unbiased variance, as in PyTorch. Both may be None in training.
+    weight, bias : Tensor of shape (C,) or None (1 and 0)
+    training : bool
+        Whether to use (and learn) the statistics of this batch.
+    momentum, eps : float
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not agree; training with fewer than two values a channel, which have no variance.
+
+    Notes
+    -----
+    Formula and derivation: :class:`BatchNorm`, :class:`FrozenBatchNorm` and docs/ops/batch_norm.md.
+    """
+    x, weight, bias = _checked("batch_norm", x, weight, bias)
+    running = _statistics("batch_norm", x, running_mean, running_var, optional=training)
+    momentum, eps = number("batch_norm", "momentum", momentum, 0, 1), number("batch_norm", "eps", eps, 0)
+    if not training:
+        return FrozenBatchNorm(*running, eps)(x, weight, bias)
+    if x.size < 2 * x.shape[-1]:
+        raise ValueError(f"batch_norm: training needs two values a channel or more, x has shape {x.shape}")
+    return BatchNorm(running, momentum, eps)(x, weight, bias)
+
+
+def frozen_batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5):
+    """Batch normalisation with the running statistics, whatever the mode: :class:`FrozenBatchNorm`."""
+    x, weight, bias = _checked("frozen_batch_norm", x, weight, bias)
+    mean, var = _statistics("frozen_batch_norm", x, running_mean, running_var, optional=False)
+    return FrozenBatchNorm(mean, var, number("frozen_batch_norm", "eps", eps, 0))(x, weight, bias)
+
+
+def affine(x, scale, shift):
+    """Scale and shift of each channel, ``x * scale + shift`` with scale and shift of shape (C,): :class:`Affine`."""
+    return Affine()(*_checked("affine", x, scale, shift, names=("scale", "shift")))
+
+
+def _checked(op, x, weight, bias, names=("weight", "bias")):
+    x = tensor(op, "x", x)
+    if x.ndim < 2:
+        raise ValueError(f"{op}: x must have two axes or more (..., C), got shape {x.shape}")
+    xp, channels = backend.namespace(op, x.data), x.shape[-1:]
+    out = []
+    for name, value, make in zip(names, (weight, bias), (xp.ones, xp.zeros), strict=True):
+        if value is None:
+            with backend.on(x.device):
+                value = Tensor(make(channels, dtype=x.dtype))
+        value = tensor(op, name, value, 1, "(C,)")
+        if value.shape != channels:
+            raise ValueError(f"{op}: {name} has {value.shape[0]} channels, x has {channels[0]}")
+        out.append(value)
+    return x, *out
+
+
+def _statistics(op, x, mean, var, optional):
+    if mean is None and var is None and optional:
+        return None
+    for name, value in (("running_mean", mean), ("running_var", var)):
+        if isinstance(value, Tensor) or not backend.is_array(value):
+            raise TypeError(f"{op}: {name} must be an array (a buffer, without gradient), got {type(value).__name__}")
+        if value.shape != x.shape[-1:]:
+            raise ValueError(f"{op}: {name} has shape {value.shape}, x has {x.shape[-1]} channels")
+        if value.dtype != x.dtype:
+            raise TypeError(f"{op}: {name} is {value.dtype}, x is {x.dtype}")
+        backend.namespace(op, x.data, value)
+    return mean, var

@@ -1,0 +1,149 @@
+"""Functions of one tensor, element by element. Derivations: docs/ops/pointwise.md."""
+
+from __future__ import annotations
+
+from minnl.engine import Op, hollow
+
+
+class _Unary(Op):
+    keeps = ("y",)
+
+    def infer(self, x):
+        y = hollow(x.shape, x.dtype)
+        for key in self.keeps:
+            setattr(self, key, {"x": x, "y": y}[key])
+        return y
+
+
+class Neg(_Unary):
+    r"""Negative: :math:`y = -x`, :math:`\bar x = -\bar y`. Keeps nothing."""
+
+    public_name = "neg"
+    keeps = ()
+
+    def forward(self, x):
+        return -x
+
+    def backward(self, gy):
+        return (-gy,)
+
+
+class Exp(_Unary):
+    r"""Exponential: :math:`y = e^x`, :math:`\bar x = \bar y\, y`. Keeps y."""
+
+    public_name = "exp"
+
+    def forward(self, x):
+        self.y = self.xp.exp(x)
+        return self.y
+
+    def backward(self, gy):
+        return (gy * self.y,)
+
+
+class Log(_Unary):
+    r"""Natural logarithm: :math:`y = \ln x`, :math:`\bar x = \bar y / x`. Keeps x. NaN below 0, -infinity at 0."""
+
+    public_name = "log"
+    keeps = ("x",)
+
+    def forward(self, x):
+        self.x = x
+        return self.xp.log(x)
+
+    def backward(self, gy):
+        return (gy / self.x,)
+
+
+class Sqrt(_Unary):
+    r"""Square root: :math:`y = \sqrt x`, :math:`\bar x = \bar y / 2y`. Keeps y. The slope at 0 is infinite."""
+
+    public_name = "sqrt"
+
+    def forward(self, x):
+        self.y = self.xp.sqrt(x)
+        return self.y
+
+    def backward(self, gy):
+        return (gy / (2 * self.y),)
+
+
+class Tanh(_Unary):
+    r"""Hyperbolic tangent: :math:`\bar x = \bar y\,(1 - y^2)`. Keeps y."""
+
+    public_name = "tanh"
+
+    def forward(self, x):
+        self.y = self.xp.tanh(x)
+        return self.y
+
+    def backward(self, gy):
+        return (gy * (1 - self.y * self.y),)
+
+
+class Sigmoid(_Unary):
+    r"""Logistic function: :math:`y = 1/(1+e^{-x})`, :math:`\bar x = \bar y\, y (1 - y)`. Keeps y.
+
+    Computed as :math:`\tfrac12(1 + \tanh\tfrac x2)`, the same number without overflow at either end.
+    """
+
+    public_name = "sigmoid"
+
+    def forward(self, x):
+        self.y = 0.5 * self.xp.tanh(0.5 * x) + 0.5
+        return self.y
+
+    def backward(self, gy):
+        return (gy * self.y * (1 - self.y),)
+
+
+class ReLU(_Unary):
+    r"""Rectifier: :math:`y = \max(x, 0)`, :math:`\bar x = \bar y\,[y > 0]`; slope 0 at 0, NaN stays NaN.
+
+    Keeps y, which the next layer keeps anyway.
+    """
+
+    public_name = "relu"
+
+    def forward(self, x):
+        self.y = self.xp.maximum(x, 0)
+        return self.y
+
+    def backward(self, gy):
+        return (gy * (self.y > 0),)
+
+
+class Abs(_Unary):
+    r"""Absolute value: :math:`\bar x = \bar y\,\mathrm{sign}(x)`, 0 at 0. Keeps x."""
+
+    public_name = "abs"
+    keeps = ("x",)
+
+    def forward(self, x):
+        self.x = x
+        return self.xp.abs(x)
+
+    def backward(self, gy):
+        return (gy * self.xp.sign(self.x),)
+
+
+class Clip(_Unary):
+    r"""Limit to [low, high]: :math:`\bar x = \bar y\,[low \le x \le high]`, the borders included. Keeps x."""
+
+    public_name = "clip"
+    keeps = ("x",)
+
+    def __init__(self, low, high):
+        self.low, self.high = low, high
+
+    def forward(self, x):
+        self.x = x
+        return self.xp.clip(x, self.low, self.high)
+
+    def backward(self, gy):
+        inside = self.xp.ones(self.x.shape, dtype=bool)
+        if self.low is not None:
+            inside &= self.x >= self.low
+        if self.high is not None:
+            inside &= self.x <= self.high
+        return (gy * inside,)
