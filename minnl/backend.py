@@ -146,10 +146,23 @@ def usable_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_threads = usable_cores()
+
+
+def threads():
+    """How many threads the CPU kernels use."""
+    return _threads
+
+
 def set_threads(n):
-    """Let NumPy's BLAS use n threads (default: every core that the process may use)."""
+    """Use n threads, in minnl's CPU kernels and in NumPy's BLAS (default: every core that the process may use).
+
+    Results have the same bits whatever the number, where a fast kernel computes them.
+    """
+    global _threads
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"set_threads: n must be an int, got {type(n).__name__}")
     if n < 1:
         raise ValueError(f"set_threads: n must be 1 or more, got {n}")
+    _threads = n
     threadpoolctl.threadpool_limits(limits=n, user_api="blas")

@@ -106,7 +106,9 @@ def after_forward(op, arrays, y):
         if not _finite(x):
             _blame(op, "forward", f"input {i} of shape {x.shape} came in with NaN or infinity")
     if not _finite(y):
-        _blame(op, "forward", f"the output of shape {y.shape} is the first with NaN or infinity; inputs {_shapes(arrays)}")
+        _blame(
+            op, "forward", f"the output of shape {y.shape} is the first with NaN or infinity; inputs {_shapes(arrays)}"
+        )
     op.fingerprints = {key: _fingerprint(getattr(op, key, None)) for key in op.keeps}
 
 

@@ -73,7 +73,7 @@ class Tensor:
             scalars = isinstance(data, np.generic)  # np.float64(1): it has a dtype of its own, and keeps it
             data = np.asarray(data, dtype=dtype or (None if scalars else np.float32))
         if dtype is not None:
-            data = data.astype(_float_dtype("Tensor", dtype), copy=False)
+            data = data.astype(float_dtype("Tensor", dtype), copy=False)
         if data.dtype not in FLOATS:
             raise TypeError(
                 f"Tensor: data has dtype {data.dtype}, float32 or float64 expected; say Tensor(data, dtype=np.float32)"
@@ -299,7 +299,7 @@ def sum_to(array, shape):
     return array.sum(axis=tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
 
 
-def _float_dtype(op, dtype):
+def float_dtype(op, dtype):
     dtype = np.dtype(dtype)
     if dtype not in FLOATS:
         raise TypeError(f"{op}: dtype must be float32 or float64, got {dtype}")

@@ -95,9 +95,7 @@ def inner(big, pads, shape):
 
 def view(big, tap, stride, dilation, sizes):
     """What a tap sees of the padded input, for all windows at once: shape (N, *sizes, C), no element twice."""
-    spans = (
-        slice(j * d, j * d + (n - 1) * s + 1, s) for j, s, d, n in zip(tap, stride, dilation, sizes, strict=True)
-    )
+    spans = (slice(j * d, j * d + (n - 1) * s + 1, s) for j, s, d, n in zip(tap, stride, dilation, sizes, strict=True))
     return big[(slice(None), *spans)]
 
 

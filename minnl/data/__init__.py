@@ -1,1 +1,105 @@
+"""Video data: from files and arrays to batches.
 
+A dataset is any object with
+
+==========================  ==========================================================================
+``len(dataset)``            number of videos
+``dataset.classes``         tuple of class names
+``dataset.shape``           (T, H, W, C) of a clip
+``dataset.clip(i, rng)``    a C-contiguous float32 array of that shape, and the class as an int. What is random
+                            comes from `rng`, a `numpy.random.Generator`, and nothing else. Called from several
+                            threads at once. Raises ValueError for a sample that cannot be used
+``dataset.name(i)``         what to call video i in reports
+==========================  ==========================================================================
+
+`VideoFolder`, `VideoCSV`, `ArrayClips` and `RelationClips` are such; `Loader` makes batches of any. User's page:
+docs/data.md.
+"""
+
+import os
+
+from minnl.data import transforms
+from minnl.data.arrays import ArrayClips, array_classes
+from minnl.data.clips import ClipDataset
+from minnl.data.files import VideoCSV, VideoFolder
+from minnl.data.loader import Loader
+from minnl.data.synthetic import RelationClips
+from minnl.data.video import VideoError, VideoInfo, read_video, scan_video
+
+__all__ = [
+    "ArrayClips",
+    "ClipDataset",
+    "Loader",
+    "RelationClips",
+    "VideoCSV",
+    "VideoError",
+    "VideoFolder",
+    "VideoInfo",
+    "open_dataset",
+    "read_video",
+    "scan_video",
+    "transforms",
+]
+
+
+def open_dataset(path, train, split=None, **options):
+    """Open whichever dataset lies at a path.
+
+    ==============================================  ==================================
+    at the path                                     opened as
+    ==============================================  ==================================
+    a folder with ``split/class/clip.mp4``          `VideoFolder`
+    a folder with ``split.npz``                     `ArrayClips`
+    a folder with ``split/clips.npy``               `ArrayClips`
+    a folder with ``split.csv``                     `VideoCSV`
+    a file ``.csv`` with a column ``split``         `VideoCSV`
+    ==============================================  ==================================
+
+    The classes of "train" hold for every split. Data is always opened by split: a file that is one undivided set
+    would be its own validation. Open such a file with its class.
+
+    Parameters
+    ----------
+    path : str or path-like
+    train : bool
+        Draw clips at random (training), or take those in the middle.
+    split : str, optional
+        "train" if `train` is true, else "val", by default.
+    **options
+        For the class opened: frames, stride, size, and so on.
+
+    Returns
+    -------
+    dataset : VideoFolder, VideoCSV or ArrayClips
+
+    Raises
+    ------
+    ValueError
+        If nothing of the kind is there, or what is there cannot be used.
+    """
+    path, split = os.fspath(path), split or ("train" if train else "val")
+    if os.path.isfile(path) and path.lower().endswith(".csv"):
+        return VideoCSV(path, split=split, train=train, **options)
+    if os.path.isfile(path):
+        raise ValueError(
+            f"open_dataset: {path} must be a folder or a .csv file with a column split. To divide arrays, "
+            f"name the folder that holds train.npz and val.npz"
+        )
+    part, first = os.path.join(path, split), os.path.join(path, "train")
+    if os.path.isdir(part) and not os.path.exists(os.path.join(part, "clips.npy")):
+        return VideoFolder(path, split, train=train, **options)
+    kinds = (
+        ("", ArrayClips, array_classes),
+        (".npz", ArrayClips, array_classes),
+        (".csv", VideoCSV, lambda file: VideoCSV(file).classes),
+    )
+    for ending, kind, classes_of in kinds:
+        if os.path.exists(part + ending):
+            if os.path.exists(first + ending):
+                options.setdefault("classes", classes_of(first + ending))
+            return kind(part + ending, train=train, **options)
+    found = ", ".join(sorted(os.listdir(path))[:10]) or "nothing" if os.path.isdir(path) else "no such folder"
+    raise ValueError(
+        f"open_dataset: no {split!r} data in {path}. Wanted there: {split}/class/clip.mp4, {split}.npz, "
+        f"{split}/clips.npy with labels.npy, or {split}.csv; found: {found}"
+    )

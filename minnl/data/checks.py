@@ -2,6 +2,9 @@
 
 import operator
 
+# A number as large as this in the place of a label is a date or a key, not a class.
+MOST_CLASSES = 100_000
+
 
 def count(where, name, value, least=0):
     """`value` as an int of at least `least`; TypeError or ValueError naming function and argument otherwise."""
@@ -29,3 +32,10 @@ def choice(where, name, value, allowed):
     if value not in allowed:
         raise ValueError(f"{where}: {name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
     return value
+
+
+def numbered_classes(where, largest):
+    """The names "0", "1", ... of classes that have none, up to the largest label."""
+    if largest >= MOST_CLASSES:
+        raise ValueError(f"{where}: labels must be numbers of classes, from 0, or names; got {largest}")
+    return tuple(str(k) for k in range(largest + 1))

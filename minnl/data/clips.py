@@ -53,11 +53,12 @@ class ClipDataset:
         Naming the argument.
     """
 
-    def __init__(self, classes, labels, *, frames, stride, size, short_side, resize, train, flip, differences,
-                 channels=3):
+    def __init__(
+        self, classes, labels, *, frames, stride, size, short_side, resize, train, flip, differences, channels=3
+    ):
         where = type(self).__name__
         self.classes = tuple(classes)
-        self.labels = labels
+        self.labels = list(labels)
         self.frames = checks.count(where, "frames", frames, 1)
         self.stride = checks.count(where, "stride", stride, 1)
         self.size = checks.pair(where, "size", size)
@@ -66,8 +67,10 @@ class ClipDataset:
         if self.short_side is not None and self.resize == "squash":
             raise ValueError(f"{where}: short_side is for resize='crop'; resize='squash' scales every frame to size")
         if self.short_side is not None and not max(self.size) <= self.short_side[0] <= self.short_side[1]:
-            raise ValueError(f"{where}: short_side must be low, high with low at least the longer side of size "
-                             f"{self.size}, so that every crop fits; got {short_side!r}")
+            raise ValueError(
+                f"{where}: short_side must be low, high with low at least the longer side of size "
+                f"{self.size}, so that every crop fits; got {short_side!r}"
+            )
         self.train, self.flip, self.differences = bool(train), bool(flip), bool(differences)
         self.shape = (self.frames, *self.size, channels)
 
@@ -103,8 +106,10 @@ class ClipDataset:
             low, high = self.short_side
             short = int(rng.integers(low, high, endpoint=True)) if self.train else low
         video = self._scaled(self._read(index, transforms.clip_indices(length, taken, self.stride, start)), short)
-        video = transforms.random_crop(video, self.size, rng) if self.train else transforms.center_crop(video, self.size)
-        if self.train and self.flip and rng.random() < 0.5:
+        if not self.train:
+            return self._finished(transforms.center_crop(video, self.size)), self.labels[index]
+        video = transforms.random_crop(video, self.size, rng)
+        if self.flip and rng.random() < 0.5:
             video = transforms.horizontal_flip(video)
         return self._finished(video), self.labels[index]
 

@@ -4,9 +4,7 @@ import csv
 import os
 import threading
 
-import numpy as np
-
-from minnl.data import checks, transforms
+from minnl.data import checks
 from minnl.data.clips import ClipDataset
 from minnl.data.video import VideoError, read_video, scan_video
 
@@ -38,11 +36,36 @@ class VideoFiles(ClipDataset):
         Naming the argument.
     """
 
-    def __init__(self, paths, labels, classes, *, frames=16, stride=2, size=112, short_side=None, resize="crop",
-                 train=False, flip=True, differences=False, rate=None, cache_bytes=2**30):
-        super().__init__(classes, labels, frames=frames, stride=stride, size=size, short_side=short_side,
-                         resize=resize, train=train, flip=flip, differences=differences)
-        self.paths = paths
+    def __init__(
+        self,
+        paths,
+        labels,
+        classes,
+        *,
+        frames=16,
+        stride=2,
+        size=112,
+        short_side=None,
+        resize="crop",
+        train=False,
+        flip=True,
+        differences=False,
+        rate=None,
+        cache_bytes=2**30,
+    ):
+        super().__init__(
+            classes,
+            labels,
+            frames=frames,
+            stride=stride,
+            size=size,
+            short_side=short_side,
+            resize=resize,
+            train=train,
+            flip=flip,
+            differences=differences,
+        )
+        self.paths = list(paths)
         if rate is not None and not rate > 0:
             raise ValueError(f"{type(self).__name__}: rate must be above 0 frames a second, got {rate!r}")
         self.rate = rate
@@ -124,8 +147,10 @@ class VideoFolder(VideoFiles):
         folder = os.path.join(root, split)
         if not os.path.isdir(folder):
             found = ", ".join(_folders(root)) or "none" if os.path.isdir(root) else "no such folder"
-            raise ValueError(f"VideoFolder: {root} has no folder {split!r}; folders there: {found}. "
-                             "Wanted: root/split/class/clip.mp4")
+            raise ValueError(
+                f"VideoFolder: {root} has no folder {split!r}; folders there: {found}. "
+                "Wanted: root/split/class/clip.mp4"
+            )
         train = os.path.join(root, "train")
         classes = _folders(train if os.path.isdir(train) else folder)
         strange = sorted(set(_folders(folder)) - set(classes))
@@ -139,8 +164,10 @@ class VideoFolder(VideoFiles):
             paths += [os.path.join(inside, c) for c in clips]
             labels += [label] * len(clips)
         if not paths:
-            raise ValueError(f"VideoFolder: no videos in {folder}. Wanted: {folder}/class/clip, "
-                             f"with a name ending in one of {' '.join(EXTENSIONS)}")
+            raise ValueError(
+                f"VideoFolder: no videos in {folder}. Wanted: {folder}/class/clip, "
+                f"with a name ending in one of {' '.join(EXTENSIONS)}"
+            )
         super().__init__(paths, labels, classes, **options)
 
 
@@ -171,18 +198,23 @@ class VideoCSV(VideoFiles):
         path = os.fspath(path)
         rows = _csv_rows(path, split)
         if classes is None:
-            classes = _classes(path, [label for _, label, part in rows if part == "train"] or [r[1] for r in rows])
+            classes = _classes([label for _, label, part in rows if part == "train"] or [label for _, label, _ in rows])
         number = {name: k for k, name in enumerate(classes)}
         rows = [row for row in rows if split is None or row[2] == split]
         if not rows:
             raise ValueError(f"VideoCSV: {path} has no rows" + ("" if split is None else f" of split {split!r}"))
         strange = sorted({label for _, label, _ in rows} - set(number))
         if strange:
-            raise ValueError(f"VideoCSV: {path} has labels that are not among the classes {', '.join(number)}: "
-                             f"{', '.join(strange)}")
+            raise ValueError(
+                f"VideoCSV: {path} has labels that are not among the classes {', '.join(number)}: {', '.join(strange)}"
+            )
         folder = os.path.dirname(path)
-        super().__init__([os.path.join(folder, clip) for clip, _, _ in rows],
-                         [number[label] for _, label, _ in rows], classes, **options)
+        super().__init__(
+            [os.path.join(folder, clip) for clip, _, _ in rows],
+            [number[label] for _, label, _ in rows],
+            classes,
+            **options,
+        )
 
 
 def _folders(path):
@@ -197,14 +229,18 @@ def _csv_rows(path, split):
             wanted = ["path", "label"] + (["split"] if split is not None else [])
             missing = [name for name in wanted if name not in (reader.fieldnames or [])]
             if missing:
-                raise ValueError(f"VideoCSV: the first line of {path} must name the columns {','.join(wanted)}, "
-                                 f"got {','.join(reader.fieldnames or []) or 'nothing'}")
+                raise ValueError(
+                    f"VideoCSV: the first line of {path} must name the columns {','.join(wanted)}, "
+                    f"got {','.join(reader.fieldnames or []) or 'nothing'}"
+                )
             rows = []
             for row in reader:
                 values = [(row[name] or "").strip() for name in wanted]
                 if None in row or not all(values):
-                    raise ValueError(f"VideoCSV: line {reader.line_num} of {path} must have a value for each of "
-                                     f"{', '.join(wanted)} and none beyond the columns, got {list(row.values())}")
+                    raise ValueError(
+                        f"VideoCSV: line {reader.line_num} of {path} must have a value for each of "
+                        f"{', '.join(wanted)} and none beyond the columns, got {list(row.values())}"
+                    )
                 rows.append((values[0], values[1], (row.get("split") or "").strip()))
             return rows
     except OSError as error:
@@ -213,7 +249,7 @@ def _csv_rows(path, split):
         raise ValueError(f"VideoCSV: {path} is not a CSV file in UTF-8: {error}") from None
 
 
-def _classes(path, labels):
-    if all(label.isdecimal() for label in labels):
-        return tuple(str(k) for k in range(max(map(int, labels), default=-1) + 1))
-    return tuple(sorted(set(labels)))
+def _classes(labels):
+    if not all(label.isdecimal() for label in labels):
+        return tuple(sorted(set(labels)))
+    return checks.numbered_classes("VideoCSV", max(map(int, labels), default=-1))

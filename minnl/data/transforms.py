@@ -161,8 +161,10 @@ def three_crops(frames):
 def _room(where, frames, size):
     height, width = frames.shape[-3:-1]
     if size[0] > height or size[1] > width:
-        raise ValueError(f"{where}: a crop of {size[0]} x {size[1]} does not fit frames of {height} x {width}; "
-                         "scale them up first (resize), or ask for a smaller crop")
+        raise ValueError(
+            f"{where}: a crop of {size[0]} x {size[1]} does not fit frames of {height} x {width}; "
+            "scale them up first (resize), or ask for a smaller crop"
+        )
     return height - size[0], width - size[1]
 
 

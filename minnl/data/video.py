@@ -94,11 +94,12 @@ def scan_video(path):
             if not times:
                 height, width = _size_upright(frame)
             times.append(time)
+            tail = seconds
         if not times:
             raise VideoError(path, "holds no frames")
         # The last frame has no length in some files; it gets that of an average one.
         interval = (times[-1] - times[0]) / (len(times) - 1) if times[-1] > times[0] else video.interval
-        end = times[-1] + (seconds or interval)
+        end = times[-1] + (tail or interval)
         announced, reached = video.announced_end(), end
         if announced is None:
             # What is announced for the file as a whole is the end of its longest stream, be it sound.
@@ -142,8 +143,9 @@ def read_video(path, positions=None, size=None, rate=None, info=None):
     slots = info.slots(rate)
     positions = np.arange(slots) if positions is None else np.asarray(positions, dtype=np.int64)
     if positions.size and not 0 <= positions.min() <= positions.max() < slots:
-        raise ValueError(f"read_video: positions must lie in 0 to {slots - 1} for {path}, "
-                         f"got {positions.min()} to {positions.max()}")
+        raise ValueError(
+            f"read_video: positions must lie in 0 to {slots - 1} for {path}, got {positions.min()} to {positions.max()}"
+        )
     height, width = (info.height, info.width) if size is None else checks.pair("read_video", "size", size)
     read = np.empty((len(positions), height, width, 3), np.uint8)
     waiting = sorted(range(len(positions)), key=positions.__getitem__, reverse=True)
@@ -204,7 +206,7 @@ class _Video:
             self.container.close()
             raise
         self.stream = films[0]
-        # The loader's workers run side by side already; one thread also makes damaged files fail the same way each time.
+        # The loader's workers run side by side; and with one thread a damaged file fails the same way each time.
         self.stream.codec_context.thread_count = 1
 
     def __enter__(self):

@@ -1,0 +1,23 @@
+"""Layers and the modules that hold them."""
+
+from minnl.nn import init
+from minnl.nn.layers import (
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool3d,
+    Affine,
+    AvgPool3d,
+    BatchNorm3d,
+    Conv3d,
+    Dropout,
+    GlobalAvgPool3d,
+    Linear,
+    MaxPool3d,
+    ReLU,
+)
+from minnl.nn.module import Module, Parameter, Sequential, evaluating
+from minnl.nn.non_local import NonLocalBlock
+
+__all__ = """
+AdaptiveAvgPool3d AdaptiveMaxPool3d Affine AvgPool3d BatchNorm3d Conv3d Dropout GlobalAvgPool3d Linear MaxPool3d Module
+NonLocalBlock Parameter ReLU Sequential evaluating init
+""".split()

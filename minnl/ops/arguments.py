@@ -20,7 +20,9 @@ def tensors(op, *values):
     if first is None:
         arrays = [v for v in values if backend.is_array(v)]
         if not arrays:
-            raise TypeError(f"{op}: at least one input must be a Tensor, got {', '.join(type(v).__name__ for v in values)}")
+            raise TypeError(
+                f"{op}: at least one input must be a Tensor, got {', '.join(type(v).__name__ for v in values)}"
+            )
         first = Tensor(arrays[0])
     return tuple(v if isinstance(v, Tensor) else _constant(op, v, first) for v in values)
 
@@ -93,3 +95,14 @@ def number(op, name, value, low=None, high=None):
         bounds = f"{low} or more" if high is None else f"from {low} to {high}"
         raise ValueError(f"{op}: {name} must be {bounds}, got {value}")
     return float(value)
+
+
+def count(op, name, value, least=1):
+    """An int of `least` or more."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}") from None
+    if value < least:
+        raise ValueError(f"{op}: {name} must be {least} or more, got {value}")
+    return value

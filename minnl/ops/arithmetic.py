@@ -26,7 +26,8 @@ class _Binary(Op):
     def shares(self, ga, gb):
         """Both gradients summed back to the shapes of their inputs; not computed where nobody asks."""
         return tuple(
-            sum_to(g(), shape) if need else None for g, shape, need in zip((ga, gb), self.shapes, self.needs, strict=True)
+            sum_to(g(), shape) if need else None
+            for g, shape, need in zip((ga, gb), self.shapes, self.needs, strict=True)
         )
 
 

@@ -344,7 +344,9 @@ def _prepared(name, theta, phi, g, mode, scale, axes, weight):
     if 0 in phi.shape[1:4]:
         raise ValueError(f"{name}: phi has no positions, shape {phi.shape}")
     if axes == "space" and theta.shape[1] != phi.shape[1]:
-        raise ValueError(f'{name}: axes="space" needs as many frames in phi ({phi.shape[1]}) as in theta ({theta.shape[1]})')
+        raise ValueError(
+            f'{name}: axes="space" needs as many frames in phi ({phi.shape[1]}) as in theta ({theta.shape[1]})'
+        )
     if axes == "time" and theta.shape[2:4] != phi.shape[2:4]:
         raise ValueError(
             f'{name}: axes="time" needs the same height and width in theta {theta.shape[2:4]} and phi {phi.shape[2:4]}; '

@@ -62,8 +62,9 @@ class BatchNorm(_ChannelsLast):
 
     def track(self, *statistics):
         """Move the running mean and variance towards those of this batch, in place."""
-        for kept, seen in zip(self.running or (), statistics):
-            kept += self.momentum * (seen - kept)
+        if self.running is not None:
+            for kept, seen in zip(self.running, statistics, strict=True):
+                kept += self.momentum * (seen - kept)
 
     def infer(self, x, weight, bias):
         self.x, self.weight = x, weight

@@ -1,0 +1,150 @@
+"""Datasets of clips stored as NumPy arrays: an .npz file, or a folder of .npy files."""
+
+import os
+
+import numpy as np
+
+from minnl.data import checks
+from minnl.data.clips import ClipDataset
+
+
+class ArrayClips(ClipDataset):
+    """Clips from an array, with their labels.
+
+    Read from ``name.npz`` or from a folder that holds ``clips.npy``, ``labels.npy`` and perhaps ``classes.npy``. In a
+    folder the clips are mapped, not loaded, so that they may be larger than memory.
+
+    ========  =================  ==========================================================================
+    name      shape              dtype
+    ========  =================  ==========================================================================
+    clips     (N, T, H, W, C)    uint8 (0 to 255, normalized on the way out) or float32 (taken as it is)
+    labels    (N,)               any integer, 0 to the number of classes less one
+    classes   (K,)               strings; where absent, the numbers 0 to the largest label are the names
+    ========  =================  ==========================================================================
+
+    Parameters
+    ----------
+    path : str or path-like
+    frames : int, optional
+        Frames in a clip. By default as many as there are at that stride.
+    stride : int
+        Step between them.
+    size : int or (int, int), optional
+        Height and width of a clip. By default those stored.
+    classes : sequence of str, optional
+        The classes, where another set decides on them (the training set's `classes`, for a validation set). By default
+        those stored.
+    short_side, resize, train, flip, differences
+        As in `ClipDataset`.
+
+    Raises
+    ------
+    ValueError
+        For files that are missing, damaged, pickled, of the wrong shape or type; for a label out of range, with its
+        index; from `clip`, for a clip with NaN or infinity in it, with its index.
+    """
+
+    def __init__(
+        self,
+        path,
+        *,
+        frames=None,
+        stride=1,
+        size=None,
+        classes=None,
+        short_side=None,
+        resize="crop",
+        train=False,
+        flip=True,
+        differences=False,
+    ):
+        self.path = os.fspath(path)
+        stored = _load(self.path, ("clips", "labels"))
+        self.clips, labels = stored["clips"], stored["labels"]
+        shape = self.clips.shape
+        if self.clips.dtype not in (np.uint8, np.float32) or len(shape) != 5 or 0 in shape:
+            raise ValueError(
+                f"ArrayClips: clips in {path} must be uint8 or float32 of shape (N, T, H, W, C), "
+                f"none of them 0, got {self.clips.dtype} of shape {shape}"
+            )
+        if len(labels) != shape[0]:
+            raise ValueError(f"ArrayClips: {path} must have a label for each clip, got {len(labels)} for {shape[0]}")
+        classes = array_classes(path) if classes is None else tuple(classes)
+        outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        if outside.size:
+            raise ValueError(
+                f"ArrayClips: labels in {path} must be 0 to {len(classes) - 1}, "
+                f"got {labels[outside[0]]} at index {outside[0]}"
+            )
+        if frames is None:
+            step = checks.count("ArrayClips", "stride", stride, 1)
+            frames = max(-(-shape[1] // step) - int(differences), 1)
+        super().__init__(
+            classes,
+            labels.tolist(),
+            frames=frames,
+            stride=stride,
+            size=shape[2:4] if size is None else size,
+            short_side=short_side,
+            resize=resize,
+            train=train,
+            flip=flip,
+            differences=differences,
+            channels=shape[4],
+        )
+
+    def name(self, index):
+        return f"{self.path}[{index}]"
+
+    def _length(self, index):
+        return self.clips.shape[1]
+
+    def _read(self, index, positions):
+        video = np.asarray(self.clips[index])[positions]
+        if video.dtype == np.float32 and not np.isfinite(video).all():
+            raise ValueError(f"ArrayClips: {self.name(index)} holds NaN or infinity")
+        return video
+
+
+def array_classes(path):
+    """Class names stored with arrays, as a tuple: ``classes``, or else the numbers from 0 to the largest label."""
+    stored = _load(path, ("labels",))
+    labels, classes = stored["labels"], stored.get("classes")
+    if classes is None:
+        return checks.numbered_classes("ArrayClips", int(labels.max(initial=0)))
+    if classes.ndim != 1 or classes.dtype.kind != "U":
+        raise ValueError(
+            f"ArrayClips: classes in {path} must be strings of shape (K,), got {classes.dtype} of shape {classes.shape}"
+        )
+    return tuple(classes.tolist())
+
+
+def _load(path, wanted):
+    """The arrays stored at a path, by name: those wanted, and classes where there are any."""
+    names = (*wanted, "classes")
+    try:
+        if os.path.isdir(path):
+            files = {name: os.path.join(path, name + ".npy") for name in names}
+            stored = {
+                name: np.load(file, mmap_mode="r" if name == "clips" else None, allow_pickle=False)
+                for name, file in files.items()
+                if os.path.exists(file)
+            }
+        else:
+            # Opened here, since np.load leaves a damaged file open.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                stored = {name: archive[name] for name in names if name in archive}
+    except Exception as error:  # whatever zipfile, zlib, ast and struct raise comes through from damaged files
+        raise ValueError(f"ArrayClips: {path} cannot be read: {type(error).__name__}: {error}") from error
+    missing = [name for name in wanted if name not in stored]
+    if missing:
+        raise ValueError(
+            f"ArrayClips: {path} lacks {' and '.join(missing)}; wanted: clips (N, T, H, W, C), "
+            "labels (N,) and perhaps classes (K,)"
+        )
+    labels = stored["labels"]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"ArrayClips: labels in {path} must be integers of shape (N,), got {labels.dtype} of shape {labels.shape}"
+        )
+    return stored

@@ -1,0 +1,197 @@
+"""Batches from a dataset, in order, the same bits each time, made by threads ahead of their use."""
+
+import warnings
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from minnl.data import checks
+from minnl.data.video import VideoError
+
+
+class Loader:
+    """Goes through a dataset in batches.
+
+    **Bits.** Sample `index` of epoch `epoch` is made with a generator of its own, seeded from ``(seed, epoch, index)``,
+    and the order of an epoch comes from ``(seed, epoch)``. So neither the number of workers nor who is done first
+    matters, and an epoch can be taken up again in its middle.
+
+    **Threads.** Workers are threads: NumPy and FFmpeg let go of Python's lock while they work, and no memory has to be
+    sent around. At most ``prefetch`` batches are made ahead of the one in use. However a pass ends (to its end, by
+    `break`, by an exception, by Ctrl-C), its threads end with it, as soon as the samples they are at are done.
+
+    **Epochs.** A shuffled loader goes on to the next epoch after each full pass; one that is not shuffled (an
+    evaluation) stays, so that every pass is the same. `set_epoch` sets it for both.
+
+    Parameters
+    ----------
+    dataset : object
+        With ``len(dataset)``, ``.shape``, ``.clip(index, rng)`` and ``.name(index)``; see `minnl.data`.
+    batch_size : int
+    shuffle : bool
+    seed : int
+    workers : int
+        Threads; 0 makes each batch where it is asked for, in the caller's thread.
+    drop_last : bool
+        Leave out a last batch that is not full.
+    prefetch : int
+        Batches made ahead (with workers).
+    on_error : "skip" or "error"
+        What to do about a sample for which the dataset raises a ValueError, such as a broken video. "skip" leaves it
+        out of its batch, which gets smaller, and reports it by name once: as a warning, and in `skipped`.
+
+    Attributes
+    ----------
+    epoch : int
+    skipped : list of (str, str)
+        Names and reasons of samples left out so far.
+
+    Yields
+    ------
+    x : float32 ndarray of shape (N, T, H, W, C)
+    labels : int64 ndarray of shape (N,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument; and ValueError from a whole epoch in which no sample could be used.
+    """
+
+    def __init__(
+        self, dataset, batch_size, shuffle=False, seed=0, workers=0, drop_last=False, prefetch=2, on_error="skip"
+    ):
+        self.dataset = dataset
+        self.batch_size = checks.count("Loader", "batch_size", batch_size, 1)
+        self.shuffle = bool(shuffle)
+        self.seed = checks.count("Loader", "seed", seed)
+        self.workers = checks.count("Loader", "workers", workers)
+        self.drop_last = bool(drop_last)
+        self.prefetch = checks.count("Loader", "prefetch", prefetch, 1)
+        self.on_error = checks.choice("Loader", "on_error", on_error, ("skip", "error"))
+        self.epoch, self.skipped = 0, []
+        self._reported = set()
+        self._first, self._next = 0, 0
+        if len(self) == 0:
+            raise ValueError(
+                f"Loader: {len(dataset)} samples make no batch of batch_size={batch_size}"
+                + (" with drop_last=True" if drop_last else "")
+            )
+
+    def __len__(self):
+        """Batches in an epoch."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full + (1 if rest and not self.drop_last else 0)
+
+    def set_epoch(self, epoch):
+        """Go to `epoch`, 0 or more. After `load_state_dict` of that very epoch, the pass still starts at its batch."""
+        epoch = checks.count("set_epoch", "epoch", epoch)
+        if epoch != self.epoch:
+            self.epoch, self._first, self._next = epoch, 0, 0
+
+    def state_dict(self):
+        """Where the loader is: plain ints and bools. Inside a loop, after the batch in hand."""
+        return {"epoch": self.epoch, "batch": self._next, **self._cut()}
+
+    def load_state_dict(self, state):
+        """Go on where `state_dict` was taken: the next pass starts at that batch, with the same bits.
+
+        Raises ValueError if that is the middle of an epoch which this loader would cut into other batches.
+        """
+        try:
+            epoch, batch = (checks.count("load_state_dict", key, state[key]) for key in ("epoch", "batch"))
+            other = {key: (state[key], mine) for key, mine in self._cut().items() if state[key] != mine}
+        except KeyError as error:
+            raise ValueError(f"load_state_dict: state lacks {error}; it must come from Loader.state_dict") from None
+        if batch and other:
+            raise ValueError(
+                "load_state_dict: an epoch in its middle needs the loader it was begun with; differing: "
+                + ", ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in other.items())
+            )
+        self.epoch, self._first, self._next = epoch, batch, batch
+
+    def _cut(self):
+        """What decides on the batches of an epoch."""
+        return {
+            "samples": len(self.dataset),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+            "drop_last": self.drop_last,
+        }
+
+    def __iter__(self):
+        epoch, first, used = self.epoch, self._first, 0
+        self._first, self._next = 0, first
+        order = self._order(epoch)
+        waiting = deque(order[b * self.batch_size : (b + 1) * self.batch_size] for b in range(first, len(self)))
+        begun = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="minnl-loader") if self.workers else None
+        submit, ahead = (pool.submit, self.prefetch) if pool else (_now, 0)
+        try:
+            while waiting or begun:
+                while waiting and len(begun) <= ahead:
+                    begun.append(self._begin(waiting.popleft(), epoch, submit))
+                batch = self._finish(*begun.popleft())
+                self._next += 1
+                if len(batch[1]):
+                    used += 1
+                    yield batch
+        finally:
+            if pool:
+                pool.shutdown(wait=True, cancel_futures=True)
+        if first == 0 and used == 0:
+            raise ValueError(
+                f"Loader: none of {len(self.dataset)} samples could be used; first {': '.join(self.skipped[0])}"
+            )
+        self.epoch, self._next = epoch + int(self.shuffle), 0
+
+    def _order(self, epoch):
+        if not self.shuffle:
+            return np.arange(len(self.dataset))
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
+        return rng.permutation(len(self.dataset))
+
+    def _begin(self, indices, epoch, submit):
+        """Have the samples of a batch made: (indices, x, labels, a future for each sample)."""
+        x = np.empty((len(indices), *self.dataset.shape), np.float32)
+        labels = np.empty(len(indices), np.int64)
+        futures = [submit(self._load, int(i), epoch, x, labels, place) for place, i in enumerate(indices)]
+        return indices, x, labels, futures
+
+    def _load(self, index, epoch, x, labels, place):
+        """Make a sample straight into its place in the batch. Returns None, or why it has to be left out."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
+        try:
+            clip, label = self.dataset.clip(index, rng)
+        except ValueError as error:
+            if self.on_error == "error":
+                raise
+            return error.reason if isinstance(error, VideoError) else str(error)
+        if clip.shape != x.shape[1:] or clip.dtype != x.dtype:
+            raise TypeError(
+                f"Loader: clip {index} of {type(self.dataset).__name__} must be float32 of shape "
+                f"{x.shape[1:]}, got {clip.dtype} of shape {clip.shape}"
+            )
+        x[place], labels[place] = clip, label
+        return None
+
+    def _finish(self, indices, x, labels, futures):
+        """Wait for a batch, and take out what could not be used."""
+        reasons = [future.result() for future in futures]
+        kept = [reason is None for reason in reasons]
+        if all(kept):
+            return x, labels
+        for index, reason in zip(indices.tolist(), reasons, strict=True):
+            if reason is not None and index not in self._reported:
+                self._reported.add(index)
+                self.skipped.append((self.dataset.name(index), reason))
+                warnings.warn(f"Loader: left out {self.skipped[-1][0]}: {reason}", RuntimeWarning, stacklevel=3)
+        return x[kept], labels[kept]
+
+
+def _now(function, *arguments):
+    """Stands for a pool's submit: does it at once, in this thread."""
+    future = Future()
+    future.set_result(function(*arguments))
+    return future

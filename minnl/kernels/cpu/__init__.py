@@ -1,0 +1,6 @@
+"""CPU kernels: what runs instead of the textbook bodies on NumPy. Each file is one idea; docs/kernels/ derives them."""
+
+from minnl.kernels import register
+from minnl.kernels.cpu.conv import ColumnConv3d
+
+register("Conv3d", ColumnConv3d)

@@ -1,0 +1,48 @@
+"""One pool of threads for all CPU kernels. NumPy lets go of the interpreter in copies, ufuncs and BLAS, so they help.
+
+A kernel cuts its work into tasks by the shapes alone, never by the number of threads, and each task writes what is its
+own: so results have the same bits whatever the number. Inside a task BLAS runs on one thread, or two kinds of
+threads would fight for the same cores.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import threadpoolctl
+
+from minnl import backend
+
+_controller = functools.cache(threadpoolctl.ThreadpoolController)
+_inside = threading.local()
+
+
+@functools.cache
+def _pool(threads):
+    return ThreadPoolExecutor(threads, thread_name_prefix="minnl-kernel")
+
+
+def run(task, items):
+    """Call ``task(item)`` for every item, on all threads; returns the results in order."""
+    items = list(items)
+    threads = min(backend.threads(), len(items))
+    with _controller().limit(limits=1, user_api="blas"):
+        if threads < 2 or getattr(_inside, "task", False):
+            return [task(item) for item in items]
+        return list(_pool(backend.threads()).map(functools.partial(_marked, task), items))
+
+
+def _marked(task, item):
+    _inside.task = True  # a task that calls `run` again computes in its own thread: the pool could be full of such
+    try:
+        return task(item)
+    finally:
+        _inside.task = False
+
+
+def shares(n, most=8):
+    """Slices that cut range(n) into at most `most` nearly equal parts."""
+    parts = max(1, min(n, most))
+    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]

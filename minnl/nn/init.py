@@ -1,0 +1,35 @@
+"""Initial weights: float32 arrays on the CPU, drawn from minnl's own generator (minnl.manual_seed)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minnl import random
+
+
+def normal(shape, std):
+    """N(0, std^2). The released non-local blocks use std 0.01, and so does their classifier."""
+    return random.generator().standard_normal(shape, dtype=np.float32) * np.float32(std)
+
+
+def uniform(shape, bound):
+    """Uniform in [-bound, bound]."""
+    return random.generator().random(shape, dtype=np.float32) * np.float32(2 * bound) - np.float32(bound)
+
+
+def he_normal(shape, fan):
+    """N(0, 2 / fan): keeps the variance of ReLU networks (He et al. 2015)."""
+    return normal(shape, math.sqrt(2 / fan))
+
+
+def he_uniform(shape, fan_in):
+    """Uniform with bound 1 / sqrt(fan_in): what PyTorch's layers start from."""
+    return uniform(shape, 1 / math.sqrt(fan_in))
+
+
+def conv_fans(shape, groups=1):
+    """(fan_in, fan_out) of a convolution weight (kT, kH, kW, C // groups, K)."""
+    taps = math.prod(shape[:3])
+    return taps * shape[3], taps * shape[4] // groups

@@ -1,0 +1,96 @@
+"""The non-local block (equation 6 of the paper): z_i = W_z y_i + x_i. See docs/ops/non_local.md."""
+
+from __future__ import annotations
+
+
+from minnl import functional as F
+from minnl.nn import init
+from minnl.nn.layers import BatchNorm3d, Conv3d
+from minnl.nn.module import Module, Parameter
+from minnl.ops.arguments import choice, count
+from minnl.ops.non_local import AXES, MODES
+
+
+class NonLocalBlock(Module):
+    """Lets every position gather from all others, and adds what it gathered: x (N, T, H, W, C) -> the same shape.
+
+    Parameters
+    ----------
+    channels : int
+        C.
+    inner_channels : int or None
+        I, half of C (at least 1) if None.
+    mode : "gaussian", "embedded", "dot" or "concat"
+        The four instantiations (equations 2 to 5). "gaussian" compares x itself and has no theta and phi.
+    subsample : "before", "after" or None
+        Max pooling (1, 2, 2) of the keys: of x, once, before phi and g (the released networks), or of phi and g
+        (the paper's text). The two are different functions with the same parameters.
+    scale : bool
+        Logits times I ** -0.5 in "embedded" (the released networks); the other modes have no scale.
+    axes : "spacetime", "space" or "time"
+        Which keys a query sees (table 2d); "time" needs subsample=None.
+    norm : "batch" or None
+
+    Notes
+    -----
+    A fresh block is the identity, bit for bit, so it can be put into a trained network: batch norm starts with
+    gamma = 0, or without norm W_z is 0. **This is not a bug**: in the first step theta, phi, g and W_z get exactly
+    zero gradient and only gamma and beta (or W_z itself, without norm) move; from the second step on all learn.
+    Weights start as N(0, 0.01^2), biases as 0, as released. No ReLU follows the sum.
+    """
+
+    def __init__(
+        self, channels, inner_channels=None, mode="embedded", subsample="before", scale=True, axes="spacetime",
+        norm="batch",
+    ):  # fmt: skip
+        super().__init__()
+        name = "NonLocalBlock"
+        channels = count(name, "channels", channels)
+        inner = max(1, channels // 2) if inner_channels is None else count(name, "inner_channels", inner_channels)
+        self.mode, self.axes = choice(name, "mode", mode, MODES), choice(name, "axes", axes, AXES)
+        self.subsample = choice(name, "subsample", subsample, ("before", "after", None))
+        if axes == "time" and subsample is not None:
+            raise ValueError(f'{name}: axes="time" compares pixels with themselves; spatial {subsample=} must be None')
+        choice(name, "norm", norm, ("batch", None))
+        self.scale = inner**-0.5 if scale and mode == "embedded" else None
+        if mode != "gaussian":
+            self.theta, self.phi = self.pointwise(channels, inner), self.pointwise(channels, inner)
+        self.g = self.pointwise(channels, inner)
+        self.W_z = self.pointwise(inner, channels)
+        self.w_f = Parameter(init.normal(2 * inner, 0.01)) if mode == "concat" else None
+        if norm is None:
+            self.W_z.weight.data[...] = 0
+        self.norm = BatchNorm3d(channels, gamma=0.0) if norm == "batch" else None
+
+    @staticmethod
+    def pointwise(c, k):
+        conv = Conv3d(c, k, 1)
+        conv.weight.data = init.normal(conv.weight.shape, 0.01)
+        return conv
+
+    def forward(self, x):
+        theta, phi, g = self.embed(x)
+        y = F.non_local(theta, phi, g, self.mode, self.scale, self.axes, weight=self.w_f)
+        y = self.W_z(y)
+        return x + (y if self.norm is None else self.norm(y))
+
+    def embed(self, x):
+        """theta, phi and g of x, subsampled."""
+        small = self.fewer(x) if self.subsample == "before" else x
+        theta, phi = (x, small) if self.mode == "gaussian" else (self.theta(x), self.phi(small))
+        g = self.g(small)
+        if self.subsample == "after":
+            phi, g = self.fewer(phi), self.fewer(g)
+        return theta, phi, g
+
+    @staticmethod
+    def fewer(x):
+        return F.max_pool3d(x, (1, 2, 2))
+
+    def attention(self, x, positions):
+        """Where chosen positions of x look: ndarray (N, Q, T', H', W') of weights for a list of Q (t, h, w)."""
+        theta, phi, _ = self.embed(x)
+        return F.attention(theta, phi, positions, self.mode, self.scale, self.axes, weight=self.w_f)
+
+    def describe(self):
+        return f"{self.mode}, inner_channels={self.g.weight.shape[-1]}, subsample={self.subsample}, axes={self.axes}"
