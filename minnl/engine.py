@@ -1,8 +1,9 @@
 """The autograd engine: Tensor, Op, and the sweep that runs a graph backwards.
 
-A :class:`Tensor` holds an array and, if it was computed, the :class:`Op` that made it; an op holds the tensors it was
-made from. That is the whole graph: references point only backwards in time, so it has no cycles and is freed by
-reference counting the moment the last tensor goes. docs/engine.md walks through it.
+A :class:`Tensor` holds an array and, if it was computed, the :class:`Op` that made it; an op holds the ops (or leaf
+tensors) that its inputs came from, and those arrays, and only those, that its backward needs. That is the whole
+graph: references point only backwards in time, so it has no cycles and is freed by reference counting the moment the
+last tensor goes. docs/engine.md walks through it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import heapq
 import itertools
 import threading
+import weakref
 
 import numpy as np
 
@@ -63,7 +65,7 @@ class Tensor:
         For data of another dtype (integers, float16, bool): say which float is wanted.
     """
 
-    __slots__ = ("data", "requires_grad", "grad", "op", "retains_grad", "__weakref__")
+    __slots__ = ("data", "requires_grad", "grad", "op", "__weakref__")
     __array_ufunc__ = None  # ndarray + Tensor asks Tensor.__radd__, instead of looping over elements
 
     def __init__(self, data, requires_grad=False, dtype=None, device=None):
@@ -82,7 +84,6 @@ class Tensor:
         self.requires_grad = bool(requires_grad)
         self.grad = None
         self.op = None
-        self.retains_grad = False
 
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
@@ -112,7 +113,8 @@ class Tensor:
         """Ask `backward` to leave a gradient here too, though this is not a leaf."""
         if not self.requires_grad:
             raise ValueError("retain_grad: the tensor does not require a gradient, none would ever arrive")
-        self.retains_grad = True
+        if self.op is not None:
+            self.op.retained = weakref.ref(self)
 
     def backward(self, grad=None, retain_graph=False):
         """Accumulate d(self)/d(leaf), weighted with `grad`, into the `.grad` of every leaf that asks for it.
@@ -147,7 +149,8 @@ class Op:
 
     keeps: tuple[str, ...] = ()
     multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
-    inputs: tuple[Tensor, ...] | None = None
+    sources: tuple | None = None  # where each input came from: an Op, a leaf Tensor, or None if it wants no gradient
+    retained = None  # a weak reference to the output, if it asked for its gradient
 
     @property
     def name(self):
@@ -182,34 +185,37 @@ class Op:
             debugging.after_forward(self, arrays, y)
         out = Tensor(y)
         if state.recording and any(self.needs):
-            self.inputs, self.age = inputs, next(_age)
+            self.sources = tuple((x.op or x) if x.requires_grad else None for x in inputs)
+            self.expected = tuple((x.shape, x.dtype) for x in inputs)
+            self.home, self.age = inputs[0].device, next(_age)
             out.requires_grad, out.op = True, self
         return out
 
     def gradients(self, gy):
         """Backward, with every gradient checked against the input it belongs to."""
-        if self.inputs is None:
+        if self.sources is None:
             raise RuntimeError(
                 f"backward: what {self.name} kept is gone, a sweep has passed it already; "
                 "call the first backward with retain_graph=True, or run forward again"
             )
         if debugging.active():
             debugging.before_backward(self)
-        with backend.on(self.inputs[0].device):
+        with backend.on(self.home):
             grads = self.body.backward(gy) if self.body is self else self.body.backward(self, gy)
-        for i, (x, gx) in enumerate(zip(self.inputs, grads, strict=True)):
-            if gx is not None and (gx.shape != x.shape or gx.dtype != x.dtype):
+            grads = [None if gx is None else self.xp.asarray(gx) for gx in grads]  # of 0-d arrays NumPy makes scalars
+        for i, (expected, gx) in enumerate(zip(self.expected, grads, strict=True)):
+            if gx is not None and (gx.shape, gx.dtype) != expected:
                 raise RuntimeError(
                     f"{self.name}: backward made a gradient of shape {gx.shape} {gx.dtype} for input {i} "
-                    f"of shape {x.shape} {x.dtype}; this is a bug in the op"
+                    f"of shape {expected[0]} {expected[1]}; this is a bug in the op"
                 )
         if debugging.active():
             debugging.after_backward(self, gy, grads)
         return grads
 
     def release(self):
-        """Drop the inputs and everything kept for backward."""
-        self.inputs = None
+        """Drop the way back and everything kept for it."""
+        self.sources = None
         for key in self.keeps:
             self.__dict__.pop(key, None)
 
@@ -222,31 +228,45 @@ def sweep(root, grad=None, retain_graph=False):
     """
     if not root.requires_grad:
         raise ValueError("backward: the tensor does not require a gradient (no input did, or it was made in no_grad)")
-    waiting = {root: check_seed(root, grad)}
-    heap = [] if root.is_leaf else [(-root.op.age, root)]
+    start = root.op or root
+    seed = check_seed(root, grad)
+    waiting = {start: seed}
+    arrived = {}  # what becomes .grad once the sweep is through: an error on the way leaves every .grad as it was
+    heap = [] if root.is_leaf else [(-start.age, start)]
     while heap:
-        y = heapq.heappop(heap)[1]
-        gy = waiting[y] if y.retains_grad else waiting.pop(y)
-        inputs = y.op.inputs
-        grads = y.op.gradients(gy)
+        op = heapq.heappop(heap)[1]
+        gy, sources = waiting.pop(op), op.sources
+        grads = op.gradients(gy)
+        tensor = op.retained and op.retained()
+        if tensor is not None:
+            arrived[tensor] = gy
         if not retain_graph:
-            y.op.release()
-        for x, gx in zip(inputs, grads, strict=True):
-            if gx is None or not x.requires_grad:
+            op.release()
+        for source, gx in zip(sources, grads, strict=True):
+            if source is None or gx is None:
                 continue
-            if x in waiting:
-                waiting[x] = waiting[x] + gx  # out of place: gx may be shared with another tensor
+            if source in waiting:
+                waiting[source] = _plus(waiting[source], gx)
             else:
-                waiting[x] = gx
-                if not x.is_leaf:
-                    heapq.heappush(heap, (-x.op.age, x))
-    mine = set()
-    for x, gx in waiting.items():
+                waiting[source] = gx
+                if isinstance(source, Op):
+                    heapq.heappush(heap, (-source.age, source))
+    taken = {id(seed)}
+    for x, gx in (arrived | waiting).items():
         if x.grad is not None:
-            x.grad = x.grad + gx
-        else:  # a gradient that is a view, or was handed to two inputs, or is the caller's, becomes this leaf's own
-            x.grad = gx.copy() if gx.base is not None or id(gx) in mine or gx is grad else gx
-        mine.add(id(x.grad))
+            x.grad = _plus(x.grad, gx)
+        elif gx.base is not None or id(gx) in taken:  # a view, or went to two inputs, or is the caller's own array
+            with backend.on(x.device):
+                x.grad = gx.copy()
+        else:
+            x.grad = gx
+        taken.add(id(x.grad))
+
+
+def _plus(a, b):
+    """a + b, on their device; out of place, since either may be shared with another input or tensor."""
+    with backend.on(backend.device_of(a)):
+        return backend.namespace("backward", a, b).asarray(a + b)  # NumPy adds 0-d arrays to a scalar
 
 
 def check_seed(root, grad):

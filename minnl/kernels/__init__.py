@@ -15,6 +15,11 @@ _mode = os.environ.get("MINNL_KERNELS", "fast")
 _table: dict[str, list] = {}
 
 
+def mode():
+    """Which bodies run: "textbook" or "fast"."""
+    return _mode
+
+
 def register(op_name, kernel):
     """Add a kernel for the op of that class name; those added first are asked first."""
     _table.setdefault(op_name, []).append(kernel)

@@ -6,6 +6,7 @@ the sum over its uses.
 
 from __future__ import annotations
 
+from minnl import backend
 from minnl.engine import Op, hollow, sum_to
 from minnl.ops.arguments import broadcast_shape, tensors
 
@@ -162,6 +163,7 @@ class Where(_Binary):
 
     def __call__(self, a, b):
         a, b = tensors(self.name, a, b)
+        backend.namespace(self.name, self.condition, a.data, b.data)
         broadcast_shape(self.name, self.condition.shape, a.shape, b.shape)
         return super().__call__(a, b)
 

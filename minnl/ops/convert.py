@@ -22,4 +22,5 @@ class To(Op):
         return (self.moved(gy, *self.source),)
 
     def moved(self, array, device, dtype):
-        return backend.to_device(array, device).astype(dtype, copy=False)
+        with backend.on(device):
+            return backend.to_device(array, device).astype(dtype, copy=False)

@@ -148,7 +148,7 @@ def cross_entropy(x, labels, weight=None, ignore_index=-100, reduction="mean", l
             f"(0 to {x.shape[-1] - 1}; ignore_index is {ignore_index})"
         )
     labels, ignored = _moved(x, labels), _moved(x, ignored)
-    weight = _like("cross_entropy", "weight", weight, x, x.shape[-1:])
+    weight = _moved(x, _like("cross_entropy", "weight", weight, x, x.shape[-1:]))
     smoothing = number("cross_entropy", "label_smoothing", label_smoothing, 0, 1)
     reduction = choice("cross_entropy", "reduction", reduction, REDUCTIONS)
     return CrossEntropy(labels, ignored, weight, smoothing, reduction)(x)
@@ -178,16 +178,18 @@ def binary_cross_entropy_with_logits(x, target, weight=None, reduction="mean", p
     host = backend.to_host(target)
     if not ((host >= 0) & (host <= 1)).all():
         raise ValueError(f"{op}: target must be within [0, 1], got {host.min()} to {host.max()}")
-    weight, pos_weight = _like(op, "weight", weight, x), _like(op, "pos_weight", pos_weight, x)
+    target, weight, pos_weight = (
+        _moved(x, a) for a in (target, _like(op, "weight", weight, x), _like(op, "pos_weight", pos_weight, x))
+    )
     return BinaryCrossEntropyWithLogits(target, weight, pos_weight, choice(op, "reduction", reduction, REDUCTIONS))(x)
 
 
 def _moved(x, array):
-    return backend.to_device(array, x.device)
+    return None if array is None else backend.to_device(array, x.device)
 
 
 def _like(op, name, value, x, shape=None):
-    """A constant array beside x: its dtype, its device, and a shape that fits."""
+    """A constant beside x, as an array of its dtype and of a shape that fits, wherever it is."""
     if value is None:
         return None
     if isinstance(value, Tensor):
@@ -200,4 +202,4 @@ def _like(op, name, value, x, shape=None):
         raise ValueError(f"{op}: {name} has shape {value.shape}, x of shape {x.shape} needs {shape}")
     if broadcast_shape(op, value.shape, x.shape) != x.shape:
         raise ValueError(f"{op}: {name} of shape {value.shape} does not broadcast to x's {x.shape}")
-    return _moved(x, value)
+    return value

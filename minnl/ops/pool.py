@@ -121,9 +121,9 @@ class AvgPool3d(_Pool):
         return (self.xp.ascontiguousarray(windows.inner(big, reach, self.shape)),)
 
     def divisor(self, sizes, dtype):
-        """n_p for every window: shape (T', H', W', 1)."""
+        """n_p for every window, shape (T', H', W', 1); or the one number that replaces it."""
         if self.divisor_override is not None:
-            return self.xp.asarray(self.divisor_override, dtype=dtype)
+            return self.divisor_override
         counts = []
         axes = zip(sizes, self.shape[1:4], self.kernel, self.stride, self.pads, strict=True)
         for m, n, k, s, (before, after) in axes:

@@ -46,7 +46,9 @@ def correlate(x, weight, y, stride, pads, dilation, bias=None):
 
     def one(slab):
         samples, frames = slab
-        view = window_view(padded_slab(x, kernel, stride, pads, dilation, slab), kernel, stride, dilation, y[slab].shape)
+        view = window_view(
+            padded_slab(x, kernel, stride, pads, dilation, slab), kernel, stride, dilation, y[slab].shape
+        )
         out = y[samples, frames]
         for block in blocks(view.shape):
             rows = out[block].reshape(-1, out.shape[-1])  # a view: blocks are runs of whole rows of a slab
