@@ -147,9 +147,8 @@ def train(args):
         trainer.resume(path)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    print(
-        f"{folder}: {config['model']}, non-local {config['non_local'] or 'none'}, {sum(p.size for p in model.parameters()):,} weights"
-    )
+    weights = sum(p.size for p in model.parameters())
+    print(f"{folder}: {config['model']}, non-local {config['non_local'] or 'none'}, {weights:,} weights")
     with minnl.debug() if args.debug else contextlib.nullcontext():
         complete = trainer.fit(args.max_steps)
     if not complete:

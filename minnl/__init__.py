@@ -9,6 +9,17 @@ from minnl.random import manual_seed
 from minnl.study.gradcheck import gradcheck
 
 __version__ = "0.1.0"
-__all__ = """
-Op Tensor debug device functional gradcheck manual_seed nn no_grad optim set_threads use_kernels
-""".split()
+__all__ = [
+    "Op",
+    "Tensor",
+    "debug",
+    "device",
+    "functional",
+    "gradcheck",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "optim",
+    "set_threads",
+    "use_kernels",
+]

@@ -27,12 +27,57 @@ from minnl.ops.norm import affine, batch_norm, frozen_batch_norm
 from minnl.ops.pool import avg_pool3d, max_pool3d
 from minnl.ops.softmax import log_softmax, softmax
 
-__all__ = """
-abs adaptive_avg_pool3d adaptive_max_pool3d add affine attention avg_pool3d batch_norm
-binary_cross_entropy_with_logits broadcast_to clip concatenate conv3d cross_entropy div dropout exp flip
-frozen_batch_norm index linear log log_softmax matmul max max_pool3d maximum mean min minimum mul neg non_local pad pow
-relu reshape sigmoid softmax split sqrt stack sub sum tanh to transpose var where
-""".split()
+__all__ = [
+    "abs",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool3d",
+    "add",
+    "affine",
+    "attention",
+    "avg_pool3d",
+    "batch_norm",
+    "binary_cross_entropy_with_logits",
+    "broadcast_to",
+    "clip",
+    "concatenate",
+    "conv3d",
+    "cross_entropy",
+    "div",
+    "dropout",
+    "exp",
+    "flip",
+    "frozen_batch_norm",
+    "index",
+    "linear",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max",
+    "max_pool3d",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
+    "mul",
+    "neg",
+    "non_local",
+    "pad",
+    "pow",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "split",
+    "sqrt",
+    "stack",
+    "sub",
+    "sum",
+    "tanh",
+    "to",
+    "transpose",
+    "var",
+    "where",
+]
 
 
 def add(a, b):

@@ -17,7 +17,24 @@ from minnl.nn.layers import (
 from minnl.nn.module import Module, Parameter, Sequential, evaluating
 from minnl.nn.non_local import AXES, MODES, NonLocalBlock
 
-__all__ = """
-AXES AdaptiveAvgPool3d AdaptiveMaxPool3d Affine AvgPool3d BatchNorm3d Conv3d Dropout GlobalAvgPool3d Linear MODES MaxPool3d Module
-NonLocalBlock Parameter ReLU Sequential evaluating init
-""".split()
+__all__ = [
+    "AXES",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool3d",
+    "Affine",
+    "AvgPool3d",
+    "BatchNorm3d",
+    "Conv3d",
+    "Dropout",
+    "GlobalAvgPool3d",
+    "Linear",
+    "MODES",
+    "MaxPool3d",
+    "Module",
+    "NonLocalBlock",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "evaluating",
+    "init",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from minnl import functional as F
 from minnl.nn import init
 from minnl.nn.layers import BatchNorm3d, Conv3d

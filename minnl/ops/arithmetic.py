@@ -71,7 +71,10 @@ class Mul(_Binary):
 
 
 class Div(_Binary):
-    r"""Quotient: :math:`y = a / b`, :math:`\bar a = \bar y / b`, :math:`\bar b = -\bar y a / b^2`. Keeps both inputs."""
+    r"""Quotient: :math:`y = a / b`, :math:`\bar a = \bar y / b`, :math:`\bar b = -\bar y a / b^2`.
+
+    Keeps both inputs.
+    """
 
     public_name = "div"
     keeps = ("a", "b")
@@ -137,7 +140,10 @@ class Maximum(_Extreme):
 
 
 class Minimum(_Extreme):
-    r"""Smaller of two: :math:`\bar a = \bar y\,[a < b]`, half each where they are equal. NaN wins. Keeps both inputs."""
+    r"""Smaller of two: :math:`\bar a = \bar y\,[a < b]`, half each where they are equal. NaN wins.
+
+    Keeps both inputs.
+    """
 
     public_name = "minimum"
 
@@ -150,7 +156,9 @@ class Minimum(_Extreme):
 
 
 class Where(_Binary):
-    r"""Choice: :math:`y = a` where the condition holds, else b; :math:`\bar a = \bar y\,[c]`, :math:`\bar b = \bar y\,[\lnot c]`.
+    r"""Choice: :math:`y = a` where the condition c holds, else b.
+
+    .. math:: \bar a = \bar y\,[c], \qquad \bar b = \bar y\,[\lnot c]
 
     Keeps the condition (one byte an element).
     """

@@ -349,7 +349,7 @@ def _prepared(name, theta, phi, g, mode, scale, axes, weight):
         )
     if axes == "time" and theta.shape[2:4] != phi.shape[2:4]:
         raise ValueError(
-            f'{name}: axes="time" needs the same height and width in theta {theta.shape[2:4]} and phi {phi.shape[2:4]}; '
+            f'{name}: axes="time" needs one height and width in theta {theta.shape[2:4]} and phi {phi.shape[2:4]}; '
             "no spatial subsampling"
         )
     softmax = mode in ("gaussian", "embedded")

@@ -1,4 +1,4 @@
-"""Batch normalisation over the last axis: trained, with fixed statistics, and folded. Derivation: docs/ops/batch_norm.md."""
+"""Batch normalisation of the last axis: trained, with fixed statistics, folded. Derivation: docs/ops/batch_norm.md."""
 
 from __future__ import annotations
 

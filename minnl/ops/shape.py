@@ -24,7 +24,7 @@ class Reshape(Op):
 
 
 class Transpose(Op):
-    r"""Axes in another order: :math:`y_{i_{a_0} i_{a_1} \dots} = x_{i_0 i_1 \dots}`; backward applies the inverse order.
+    r"""Axes in another order: :math:`y_{i_{a_0} i_{a_1} \dots} = x_{i_0 i_1 \dots}`; backward applies the inverse.
 
     Keeps nothing.
     """
