@@ -150,6 +150,7 @@ class Op:
     keeps: tuple[str, ...] = ()
     multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
     sources: tuple | None = None  # where each input came from: an Op, a leaf Tensor, or None if it wants no gradient
+    fast = None  # the faster body that ran in the place of this class's own (see kernels/)
     retained = None  # a weak reference to the output, if it asked for its gradient
 
     @property
@@ -174,13 +175,12 @@ class Op:
         self.xp = backend.namespace(self.name, *arrays)
         self.needs = tuple(t.requires_grad for t in inputs)
         if state.plan is not None:
-            self.body = self
             y = self.infer(*arrays)
             state.plan.append((self, arrays, y, debugging.path()))
         else:
-            self.body = kernels.pick(self, arrays) or self
+            self.fast = kernels.pick(self, arrays)
             with backend.on(inputs[0].device):
-                y = self.body.forward(*arrays) if self.body is self else self.body.forward(self, *arrays)
+                y = self.fast.forward(self, *arrays) if self.fast else self.forward(*arrays)
         if debugging.active():
             debugging.after_forward(self, arrays, y)
         out = Tensor(y)
@@ -201,7 +201,7 @@ class Op:
         if debugging.active():
             debugging.before_backward(self)
         with backend.on(self.home):
-            grads = self.body.backward(gy) if self.body is self else self.body.backward(self, gy)
+            grads = self.fast.backward(self, gy) if self.fast else self.backward(gy)
             grads = [None if gx is None else self.xp.asarray(gx) for gx in grads]  # of 0-d arrays NumPy makes scalars
         for i, (expected, gx) in enumerate(zip(self.expected, grads, strict=True)):
             if gx is not None and (gx.shape, gx.dtype) != expected:

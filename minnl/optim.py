@@ -85,10 +85,11 @@ class Optimizer:
             slot, _, i = key.partition(".")
             if slot not in self.kept or not i.isdecimal() or int(i) >= len(self.params):
                 raise ValueError(f"{type(self).__name__}: state has {key!r}, which belongs to another optimiser")
-            if array.shape != self.params[int(i)].shape:
+            p = self.params[int(i)]
+            if (array.shape, array.dtype) != (p.shape, p.dtype):
                 raise ValueError(
-                    f"{type(self).__name__}: state {key!r} has shape {array.shape}, "
-                    f"parameter {i} has {self.params[int(i)].shape}"
+                    f"{type(self).__name__}: state {key!r} has shape {array.shape} {array.dtype}, "
+                    f"parameter {i} has {p.shape} {p.dtype}"
                 )
         kept = {slot: [arrays.get(f"{slot}.{i}") for i in range(len(self.params))] for slot in self.slots}
         self.kept = {slot: [None if a is None else a.copy() for a in row] for slot, row in kept.items()}
@@ -153,7 +154,7 @@ def clip_grad_norm(params, max_norm):
     """
     max_norm = number("clip_grad_norm", "max_norm", max_norm, 0)
     params = [p for p in params if p.grad is not None]
-    norm = math.sqrt(sum(float((p.grad.astype("float64") ** 2).sum()) for p in params))
+    norm = math.sqrt(float(sum((p.grad.astype("float64") ** 2).sum() for p in params)))
     if norm > max_norm:
         for p in params:
             p.grad = p.grad * (max_norm / norm)

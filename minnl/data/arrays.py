@@ -69,7 +69,10 @@ class ArrayClips(ClipDataset):
             )
         if len(labels) != shape[0]:
             raise ValueError(f"ArrayClips: {path} must have a label for each clip, got {len(labels)} for {shape[0]}")
-        classes = array_classes(path) if classes is None else tuple(classes)
+        named = array_classes(path)
+        if classes is not None and "classes" in stored and tuple(classes) != named:
+            raise ValueError(f"ArrayClips: classes in {path} must be {', '.join(classes)}, got {', '.join(named)}")
+        classes = named if classes is None else tuple(classes)
         outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
         if outside.size:
             raise ValueError(

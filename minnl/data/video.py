@@ -18,6 +18,7 @@ Not applied: the shape of pixels (sample aspect ratio), mirroring, deinterlacing
 """
 
 import os
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -188,11 +189,11 @@ class _Video:
         except ImportError as error:
             raise ImportError('video files need PyAV: pip install "minnl[video]"') from error
         self.path, self.errors, self.furthest = path, (av.error.FFmpegError, OSError), 0.0
-        area = av.video.reformatter.Interpolation
-        self.scaling = area.AREA | area.ACCURATE_RND | area.BITEXACT
+        self.area = av.video.reformatter.Interpolation.AREA
         self.reformatter = av.video.reformatter.VideoReformatter()
         try:
-            self.container = av.open(os.fspath(path))
+            # Titles and the like that are not UTF-8 are no reason to refuse a video.
+            self.container = av.open(os.fspath(path), metadata_errors="replace")
         except self.errors as error:
             raise VideoError(path, _why(path, error)) from None
         # The cover picture of a music file is a video stream to FFmpeg.
@@ -241,8 +242,12 @@ class _Video:
         turns = _turns(frame)
         if turns % 2:
             height, width = width, height
-        # One reformatter for the whole file: setting it up anew for each frame takes three times the conversion itself.
-        rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation=self.scaling)
+        # One reformatter for the whole file: set up anew for each frame it takes three times as long. One thread: with
+        # more, frames as small as these take two to five times as long, and the workers run side by side already.
+        try:
+            rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation=self.area, threads=1)
+        except self.errors as error:
+            raise VideoError(self.path, f"its colours cannot be converted: {_why(self.path, error)}") from None
         return np.rot90(rgb.to_ndarray(), turns)
 
     def announced_end(self):
@@ -254,10 +259,8 @@ class _Video:
             return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
         if stream.duration:
             return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-        if "DURATION" in stream.metadata:
-            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return None
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) if tag else None
 
     def announced_end_of_file(self):
         """Second at which the file as a whole says that it ends, or None."""

@@ -7,6 +7,7 @@ threads would fight for the same cores.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,9 @@ def run(task, items):
     with _controller().limit(limits=1, user_api="blas"):
         if threads < 2 or getattr(_inside, "task", False):
             return [task(item) for item in items]
-        return list(_pool(backend.threads()).map(functools.partial(_marked, task), items))
+        # Each task in a copy of the caller's context: what np.errstate says there holds here too.
+        calls = [functools.partial(contextvars.copy_context().run, _marked, task, item) for item in items]
+        return list(_pool(backend.threads()).map(lambda call: call(), calls))
 
 
 def _marked(task, item):

@@ -50,6 +50,8 @@ class Module:
     def __setattr__(self, name, value):
         kinds = {Parameter: "_parameters", Module: "_modules"}
         home = next((h for kind, h in kinds.items() if isinstance(value, kind)), None)
+        if backend.is_array(value) and name in self.__dict__.get("_buffers", {}):
+            home = "_buffers"
         for table in ("_parameters", "_buffers", "_modules"):
             members = self.__dict__.get(table, {})
             if name in members and table != home:

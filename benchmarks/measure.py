@@ -1,0 +1,67 @@
+"""Timing contenders against each other on a machine that others use too.
+
+A noisy machine slows everything down for a while, so times taken one after the other compare two moments, not two
+programs. Here the contenders take turns: every round times each of them once, a ratio is taken within a round, and
+what is reported is the median of the ratios with their quartiles.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+SHORTEST = 0.02  # seconds: what is quicker is called several times for one timing
+PAUSE = 0.02  # seconds: the threads of BLAS and OpenMP spin for a while after their work, on cores that others need
+
+
+@dataclass
+class Result:
+    """Times in seconds of one call, by contender and round; "minnl" is always among the contenders."""
+
+    name: str
+    seconds: dict[str, list[float]]
+
+    def median(self, contender):
+        return statistics.median(self.seconds[contender])
+
+    @property
+    def minnl(self):
+        return self.median("minnl")
+
+    @property
+    def rival(self):
+        """The quickest of PyTorch's ways by its median, or None if there is none."""
+        others = [name for name in self.seconds if name != "minnl"]
+        return min(others, key=self.median, default=None)
+
+    @property
+    def ratios(self):
+        """(lower quartile, median, upper quartile) of minnl's speed over the rival's; above 1 minnl is quicker."""
+        paired = zip(self.seconds[self.rival], self.seconds["minnl"], strict=True)
+        ratios = [theirs / ours for theirs, ours in paired]
+        if len(ratios) == 1:
+            return ratios * 3
+        return statistics.quantiles(ratios, n=4, method="inclusive")
+
+
+def measure(name, contenders, repeats):
+    """Time functions without arguments, given by name, in turns; the first call of each is not counted."""
+    calls = {}
+    for contender, call in contenders.items():
+        call()
+        calls[contender] = max(1, round(SHORTEST / max(timed(call, 1), 1e-9)))
+    seconds = {contender: [] for contender in contenders}
+    for _ in range(repeats):
+        for contender, call in contenders.items():
+            time.sleep(PAUSE)
+            seconds[contender].append(timed(call, calls[contender]))
+    return Result(name, seconds)
+
+
+def timed(call, times):
+    """Mean seconds of one of several calls in a row."""
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times

@@ -1,0 +1,216 @@
+"""Checkpoint files: arrays and plain values, written whole or not at all, read as they were written or not at all.
+
+A checkpoint is a safetensors file (no pickle, nothing in it is ever executed): the arrays are its tensors, and its
+header holds the format's version, the other values as JSON, and a SHA-256. The checksum is that of the whole file
+with 64 zeros in its own place, so one flipped byte anywhere, padding and header included, is found.
+
+A save goes to a temporary name beside the file, reaches the disk, and is then renamed over it. Whatever stops it (a
+full disk, a signal, a power cut), the name holds either the old checkpoint or the new one.
+
+What belongs into a checkpoint is decided in training.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from minnl import backend
+
+VERSION = "1"
+CHECKSUM = b'"sha256":"'  # cannot occur a second time in the header: quotes inside JSON strings are escaped
+BLANK = b"0" * 64
+STALE = 3600  # seconds without a write, after which a temporary is taken for the rest of a killed run
+PLAIN = (bool, int, float, str, type(None))
+INTEGERS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
+DTYPES = {np.dtype(kind) for kind in (np.bool, *INTEGERS, np.float16, np.float32, np.float64, np.complex64)}
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be written, or cannot be trusted; the message names it and says why."""
+
+
+def save(path, arrays, meta):
+    """Write a checkpoint in place of what is at `path`, if anything, all of it or nothing.
+
+    Parameters
+    ----------
+    path : str or Path
+        By custom ``*.safetensors``. Its folder must exist.
+    arrays : dict of str -> ndarray (NumPy or CuPy) of any shape; bool, integers, float16/32/64 or complex64
+    meta : dict of what JSON gives back as it was: dict with str keys, list, str, int of any size, float (NaN and
+        infinities too), bool, None
+
+    Raises
+    ------
+    TypeError
+        For an array or a value that would not come back as it was, naming its place.
+    CheckpointError
+        If the file cannot be written. What was at `path` before is still there, unless the message says otherwise.
+    """
+    path = Path(path)
+    host = {name: _saved_array(name, array) for name, array in _str_keys("arrays", arrays).items()}
+    _check_plain("meta", _str_keys("meta", meta))
+    content = json.dumps({"meta": meta, "order": list(host)})
+    header = {"minnl_checkpoint": VERSION, "content": content, "sha256": BLANK.decode()}
+    try:
+        raw = memoryview(safetensors.numpy.save(host, header))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not saved: {error}") from error
+    start = _checksum_place(raw)
+    pieces = raw[:start], _checksum(raw, start), raw[start + len(BLANK) :]
+    if path.is_dir():
+        raise CheckpointError(f"{path}: not saved: it is a folder, name a file in it")
+    try:
+        _write(path, pieces)
+    except OSError as error:
+        raise CheckpointError(f"{path}: not saved, what was there before is untouched: {error.strerror}") from error
+    try:
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path}: saved, but a power cut may undo it: {error.strerror}") from error
+    _remove_stale(path)
+
+
+def load(path):
+    """Read a checkpoint: (arrays, meta) as given to :func:`save`, the arrays in NumPy and in the same order.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such file, it is no checkpoint of minnl, another version wrote it, or a byte of it is
+        missing or not the one that was written.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: is a folder, a checkpoint file expected") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    header = _header(path, raw)
+    start = _checksum_place(raw)
+    if raw[start : start + len(BLANK)] != _checksum(raw, start):
+        raise CheckpointError(f"{path}: cut short or altered since it was saved: its checksum does not match")
+    content = json.loads(header["content"])
+    arrays = safetensors.numpy.load(raw)
+    return {name: arrays[name] for name in content["order"]}, content["meta"]
+
+
+def _str_keys(where, value):
+    if type(value) is not dict:
+        raise TypeError(f"save: {where} must be a dict, got {type(value).__name__}")
+    for key in value:
+        if type(key) is not str:
+            raise TypeError(f"save: {where} has the key {key!r}, a str expected")
+    return value
+
+
+def _saved_array(name, array):
+    if name == "__metadata__":
+        raise TypeError("save: an array cannot have the name '__metadata__', safetensors keeps it for its header")
+    if not backend.is_array(array):
+        raise TypeError(f"save: arrays[{name!r}] must be an array, got {type(array).__name__}")
+    if array.dtype not in DTYPES:
+        names = ", ".join(sorted(d.name for d in DTYPES))
+        raise TypeError(f"save: arrays[{name!r}] has dtype {array.dtype}, {names} (native byte order) can be saved")
+    return np.asarray(backend.to_host(array), order="C")  # safetensors reads the memory as if it were contiguous
+
+
+def _check_plain(where, value):
+    if type(value) is dict:
+        for key, inner in _str_keys(where, value).items():
+            _check_plain(f"{where}[{key!r}]", inner)
+    elif type(value) is list:
+        for i, inner in enumerate(value):
+            _check_plain(f"{where}[{i}]", inner)
+    elif type(value) not in PLAIN:
+        raise TypeError(
+            f"save: {where} is of type {type(value).__name__}, which JSON does not give back; "
+            "dict, list, str, int, float, bool or None expected"
+        )
+
+
+def _header(path, raw):
+    """The header's metadata, if it is a checkpoint of this version; whether it is whole is not known yet."""
+    size = int.from_bytes(raw[:8], "little")
+    try:
+        header = json.loads(raw[8 : 8 + size])
+        metadata = header.get("__metadata__")
+    except (ValueError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: not a safetensors file, or its header was cut short or altered") from None
+    if not isinstance(metadata, dict) or "minnl_checkpoint" not in metadata:
+        raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of minnl, or an altered one")
+    version = metadata["minnl_checkpoint"]
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path}: a checkpoint of format {version!r}, this minnl reads {VERSION!r}; "
+            "a newer minnl wrote it, or it was altered"
+        )
+    return metadata
+
+
+def _checksum_place(raw):
+    """Where the 64 digits of the checksum begin; at the end, where no digits are, if the header names none."""
+    place = bytes(raw[: 8 + int.from_bytes(raw[:8], "little")]).find(CHECKSUM)
+    return len(raw) if place < 0 else place + len(CHECKSUM)
+
+
+def _checksum(raw, start):
+    """SHA-256 of all bytes, with zeros where the digits themselves stand."""
+    view = memoryview(raw)
+    digest = hashlib.sha256(view[:start])
+    digest.update(BLANK)
+    digest.update(view[start + len(BLANK) :])
+    return digest.hexdigest().encode()
+
+
+def _write(path, pieces):
+    # A name of its own for every save: two at once each write their own file, and the last rename wins.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C too leaves nothing behind
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _sync_folder(folder):
+    """Bring the rename itself to the disk; only POSIX knows how, and not every file system."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(path):
+    """Remove temporaries that a killed run left. Young ones may belong to a save that is under way."""
+    for entry in path.parent.iterdir():
+        if entry.name.startswith(f".{path.name}.") and entry.name.endswith(".tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat().st_mtime > STALE:
+                    entry.unlink()

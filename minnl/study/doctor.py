@@ -1,0 +1,196 @@
+"""``python -m minnl doctor``: what minnl finds on this machine, what is wrong, and the pip line that mends it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import numpy as np
+import threadpoolctl
+
+from minnl import backend, kernels
+
+REQUIRED = {"tqdm": "progress bars", "matplotlib": "curves and pictures", "safetensors": "checkpoints"}
+OPTIONAL = {"av": ("video files", "minnl[video]"), "torch": ("comparisons in the tests", "minnl[parity]")}
+EXTRAS = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}  # the CUDA that each wheel was built for; the extra is cuda12, cuda13
+LIBCUDA = ("libcuda.so.1", "nvcuda.dll")  # the driver itself, on Linux and on Windows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, and the line that mends it; `cpu` if minnl does not work without."""
+
+    what: str
+    mend: str
+    cpu: bool = False
+
+
+def main():
+    """Print the report; the exit status is 0 if everything works on the CPU, else 1."""
+    problems = []
+    for section in (_minnl, _blas, _packages, _gpu):
+        try:
+            lines, found = section()
+        except Exception as error:  # a doctor that dies of the disease is of no use
+            lines, found = [], [Problem(f"{section.__name__.strip('_')}: {error!r}", "report this to minnl, please")]
+        problems += found
+        for label, value in lines:
+            print(f"{label:<12} {value}")
+    print()
+    for problem in problems:
+        print(f"wrong: {problem.what}\n mend: {problem.mend}")
+    if not problems:
+        print("nothing is wrong")
+    return int(any(p.cpu for p in problems))
+
+
+def _minnl():
+    lines = [
+        ("minnl", f"{_version('minnl') or 'not installed, run from its folder'}, kernels {kernels.mode()!r}"),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("NumPy", np.__version__),
+        ("cores", f"{backend.usable_cores()} usable of {os.cpu_count()}"),
+    ]
+    old = int(np.__version__.partition(".")[0]) < 2
+    return lines, [Problem("NumPy is older than 2", "pip install --upgrade numpy", cpu=True)] if old else []
+
+
+def _blas():
+    found = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+    lines = [
+        ("BLAS", f"{p['internal_api']} {p['version'] or 'of unknown version'}, {p['num_threads']} thread(s)")
+        for p in found
+    ]
+    problems = []
+    if not found:
+        lines = [("BLAS", "none that threadpoolctl knows")]
+        problems.append(
+            Problem("no BLAS was found; matrix products may be slow", "pip install --force-reinstall numpy")
+        )
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    if not np.array_equal(x @ x.T, [[5, 14], [14, 50]]):
+        problems.append(Problem("NumPy multiplies matrices wrong", "pip install --force-reinstall numpy", cpu=True))
+    cores = backend.usable_cores()
+    for p in found:
+        if p["num_threads"] > cores:
+            what = f"BLAS runs {p['num_threads']} threads on {cores} core(s), which get in each other's way"
+            problems.append(Problem(what, f"minnl.set_threads({cores})"))
+    return lines, problems
+
+
+def _packages():
+    lines, problems = [], []
+    for name, use in REQUIRED.items():
+        version = _version(name)
+        lines.append((name, version or f"missing ({use})"))
+        if version is None:
+            problems.append(Problem(f"{name} is missing ({use})", f"pip install {name}", cpu=True))
+    for name, (use, extra) in OPTIONAL.items():
+        lines.append((name, _version(name) or f'not installed; only for {use}: pip install "{extra}"'))
+    return lines, problems
+
+
+def _gpu():
+    wheels, cuda = backend.installed_cupy(), cuda_of_driver()
+    names = [f"{w} {_version(w)}{' (a source build, or of conda)' * (w == 'cupy')}" for w in wheels]
+    lines = [
+        ("CuPy", ", ".join(names) or "not installed"),
+        ("driver", "none" if cuda is None else f"for CUDA {cuda[0]}.{cuda[1]} and older{_driver_version()}"),
+    ]
+    if os.environ.get("CUPY_TF32") == "1":
+        lines.append(("CUPY_TF32", "1: matrix products in float32 keep 10 bits; check no gradients like this"))
+    problems = diagnose(wheels, cuda)
+    if not problems and wheels:
+        devices, problems = _devices(reinstall(wheels, cuda))
+        lines += devices
+    return lines, problems
+
+
+def reinstall(wheels, cuda):
+    """The line that puts the right wheel in the place of these; two share one folder, so all go before one comes."""
+    extra = 13 if cuda and cuda[0] >= 13 else 12  # a driver runs what was built for an older CUDA, not for a newer one
+    remove = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
+    return f'{remove}pip install "minnl[cuda{extra}]"'
+
+
+def diagnose(wheels, cuda):
+    """What is wrong with these CuPy wheels under a driver for this CUDA (major, minor), or None for no driver."""
+    mend = reinstall(wheels, cuda)
+    if len(wheels) > 1:
+        keep = next((w for w, major in EXTRAS.items() if w in wheels and mend.endswith(f'[cuda{major}]"')), None)
+        gone = " and ".join(w for w in wheels if w != keep)
+        return [Problem(f"{' and '.join(wheels)} are both installed and break each other; {gone} should go", mend)]
+    if cuda is not None and cuda[0] < 12:
+        what = f"the driver knows CUDA up to {cuda[0]}.{cuda[1]}, CuPy 14 needs 12 or newer"
+        return [Problem(what, "update the NVIDIA driver")] if wheels else []
+    if not wheels:
+        return [Problem("there is a GPU driver but no CuPy, so minnl runs on the CPU only", mend)] if cuda else []
+    (wheel,) = wheels
+    if wheel not in EXTRAS:
+        return []  # ROCm's or a build of one's own: whether it works shows when it computes
+    if cuda is None:
+        what = f"{wheel} is installed, but there is no NVIDIA driver"
+        return [Problem(what, f"install the driver of your GPU, or without a GPU: pip uninstall -y {wheel}")]
+    if EXTRAS[wheel] > cuda[0]:
+        what = f"{wheel} needs a driver for CUDA {EXTRAS[wheel]}, this one is for {cuda[0]}.{cuda[1]}"
+        return [Problem(what, f"{mend}   (or update the NVIDIA driver)")]
+    return []
+
+
+def _devices(mend):
+    """The GPUs as CuPy sees them, and whether the first one computes; `mend` is the line if CuPy does not work."""
+    try:
+        cupy = backend.load_cupy()
+    except RuntimeError as error:
+        return [], [Problem(str(error), mend)]
+    if not cupy.cuda.is_available():
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if hidden is not None:
+            return [], [Problem(f"CUDA_VISIBLE_DEVICES={hidden!r} hides the GPUs", "unset CUDA_VISIBLE_DEVICES")]
+        return [], [Problem("CuPy finds no GPU", "see that nvidia-smi lists one")]
+    lines = []
+    for i in range(cupy.cuda.runtime.getDeviceCount()):
+        name = cupy.cuda.runtime.getDeviceProperties(i)["name"].decode()
+        free, total = cupy.cuda.Device(i).mem_info
+        lines.append((f"gpu:{i}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"))
+    try:
+        right = int((cupy.arange(4) * 2).sum()) == 12
+    except Exception as error:  # CuPy compiles at first use: here missing parts of CUDA show
+        return lines, [Problem(f"CuPy finds a GPU but cannot compute on it: {error}", mend)]
+    return lines, [] if right else [Problem("the GPU adds wrong", "look at its memory errors: nvidia-smi -q")]
+
+
+def cuda_of_driver():
+    """The newest CUDA that the NVIDIA driver supports, as (major, minor); None without a driver."""
+    for name in LIBCUDA:
+        try:
+            driver, version = ctypes.CDLL(name), ctypes.c_int()
+            if driver.cuDriverGetVersion(ctypes.byref(version)) == 0:
+                return version.value // 1000, version.value % 1000 // 10
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def _driver_version():
+    """ ", driver 580.65" as nvidia-smi says it; empty if it says nothing."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return f", version {answer.stdout.split()[0]}" if answer.returncode == 0 and answer.stdout.strip() else ""
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

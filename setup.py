@@ -1,0 +1,31 @@
+"""How minnl installs: ``pip install -e .``, with the extras below where they are wanted."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Read, not imported: importing would need NumPy before pip has installed it.
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', Path(__file__).with_name("minnl").joinpath("__init__.py").read_text(), re.M
+)
+
+setup(
+    name="minnl",
+    version=VERSION[1],
+    description="Non-local neural networks for video, from the array up, on NumPy and CuPy",
+    packages=find_packages(include=["minnl", "minnl.*", "models", "models.*"]),
+    python_requires=">=3.10",
+    install_requires=["numpy>=2", "matplotlib>=3.8", "safetensors>=0.4", "threadpoolctl>=3", "tqdm>=4"],
+    extras_require={
+        # One of the two, by the driver's CUDA version; both at once break each other. [ctk] brings CUDA's libraries.
+        "cuda12": ["cupy-cuda12x[ctk]>=14"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14"],
+        "video": ["av>=12"],
+        # ruff is held to one minor version: another one may format differently.
+        "test": ["pytest>=8", "hypothesis>=6", "av>=12", "ruff~=0.17.0"],
+        "parity": ["torch==2.13.0"],
+        # The pages are Markdown and their pictures are drawn by matplotlib, which is required anyway.
+        "docs": [],
+    },
+)

@@ -1,0 +1,38 @@
+"""The rule of conftest.py: in CI a skipped comparison with PyTorch is a failure."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = {
+    "passes": "def test(): pass",
+    "gpu": "import pytest\ndef test(): pytest.skip('needs a GPU: none here')",
+    "data": "import pytest\npytest.skip('needs ../shared/data', allow_module_level=True)",
+    "call": "import pytest\ndef test(): pytest.skip('needs PyTorch')",
+    "mark": "import pytest\n@pytest.mark.skipif(True, reason='needs PyTorch')\ndef test(): pass",
+    "module": "import pytest\npytest.importorskip('no_such_module')",
+    "nothing": "import pytest\n@pytest.mark.parametrize('case', [])\ndef test(case): pass",
+}
+
+
+@pytest.mark.parametrize("ci", ["0", "1"])
+def test_skips(tmp_path, ci):
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    for name, code in TESTS.items():
+        (tmp_path / f"test_{name}.py").write_text(code)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"],
+        cwd=tmp_path,
+        env={**os.environ, "MINNL_CI": ci},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    summary = run.stdout.rstrip().splitlines()[-1]
+    expected = "1 failed, 1 passed, 2 skipped, 3 errors" if ci == "1" else "1 passed, 6 skipped"
+    assert summary.startswith(expected), run.stdout
+    assert (run.returncode != 0) == (ci == "1")
