@@ -278,7 +278,7 @@ def split(x, parts, axis=0):
 def pad(x, widths, value=0.0):
     """A border of `value`: widths is ((before, after), ...), one pair an axis."""
     x = tensor("pad", "x", x)
-    widths = tuple(_ints("pad", "widths", pair) for pair in widths)
+    widths = tuple(_ints("pad", "widths", pair) for pair in (widths if isinstance(widths, (tuple, list)) else [widths]))
     if len(widths) != x.ndim or any(len(pair) != 2 or builtins.min(pair) < 0 for pair in widths):
         raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of 0 or more, got {widths}")
     return shape.Pad(widths, number("pad", "value", value))(x)

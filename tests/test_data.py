@@ -189,7 +189,7 @@ def test_a_list_that_is_not_there_or_lacks_the_split(tmp_path):
         VideoCSV(tmp_path / "b.csv", "val")
 
 
-@pytest.mark.skipif(not (SHARED / "ut_interaction").is_dir(), reason=f"no videos in {SHARED}/ut_interaction")
+@pytest.mark.skipif(not (SHARED / "ut_interaction").is_dir(), reason="needs ../shared/data/ut_interaction")
 def test_real_clips():
     pytest.importorskip("av")
     data = open_dataset(

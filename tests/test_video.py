@@ -137,7 +137,7 @@ def test_without_pyav_it_says_what_to_install(monkeypatch, tmp_path):
         read_video(tmp_path / "a.mp4")
 
 
-@pytest.mark.skipif(not (SHARED / "containers").is_dir(), reason=f"no video files in {SHARED / 'containers'}")
+@pytest.mark.skipif(not (SHARED / "containers").is_dir(), reason="needs ../shared/data/containers")
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [

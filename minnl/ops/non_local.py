@@ -10,6 +10,7 @@ holds its own rows of f, uses them and lets them go, and backward computes them 
 from __future__ import annotations
 
 import math
+import operator
 
 from minnl import backend
 from minnl.engine import Op, hollow
@@ -313,9 +314,7 @@ def attention(theta, phi, positions, mode="embedded", scale=None, axes="spacetim
     n, *sizes, _ = phi.shape
     out = xp.zeros((n, len(positions), *sizes), dtype=theta.dtype)
     for q, position in enumerate(positions):
-        t, h, w = position
-        if not all(0 <= p < size for p, size in zip(position, theta.shape[1:4], strict=True)):
-            raise ValueError(f"attention: position {tuple(position)} lies outside of theta's {theta.shape[1:4]}")
+        t, h, w = _position(position, theta.shape[1:4])
         query = theta.data[:, t : t + 1, h : h + 1, w : w + 1].reshape(n, 1, -1)
         seen = (slice(None), slice(None), slice(None))
         if axes == "space":
@@ -326,6 +325,17 @@ def attention(theta, phi, positions, mode="embedded", scale=None, axes="spacetim
         row = op.weights(query, keys.reshape(n, -1, keys.shape[-1]), slice(None))
         out[(slice(None), q, *seen)] = row.reshape(keys.shape[:-1])
     return out
+
+
+def _position(position, sizes):
+    """A query position (t, h, w), within theta."""
+    try:
+        t, h, w = map(operator.index, position)
+    except (TypeError, ValueError):
+        raise TypeError(f"attention: positions must be a list of (t, h, w), got {position!r} in it") from None
+    if not all(0 <= p < size for p, size in zip((t, h, w), sizes, strict=True)):
+        raise ValueError(f"attention: position {(t, h, w)} lies outside of theta's {sizes}")
+    return t, h, w
 
 
 def _prepared(name, theta, phi, g, mode, scale, axes, weight):

@@ -123,7 +123,8 @@ def padded_slab(x, kernel, stride, pads, dilation, slab):
     samples, frames = slab
     first = frames.start * stride[0] - pads[0][0]
     last = (frames.stop - 1) * stride[0] - pads[0][0] + dilation[0] * (kernel[0] - 1) + 1
-    low, high = max(first, 0), min(last, x.shape[1])
+    low = max(first, 0)
+    high = max(min(last, x.shape[1]), low)  # a slab may lie on padding alone
     if (low, high) == (first, last) and not any(map(any, pads[1:])):
         return x[samples, low:high]
     (top, bottom), (left, right) = pads[1:]

@@ -8,6 +8,7 @@ CHECKERBOARD = [[True, False, True], [False, True, False]]
 SHAPES = {
     "same-shape": ((2, 3), (2, 3)),
     "broadcast-both": ((2, 1, 3), (4, 1)),
+    "broadcast-square": ((3, 1), (3, 3)),
     "broadcast-left": ((3,), (2, 4, 3)),
     "zero-axes": ((2, 3), ()),
     "size-1-axes": ((1, 1), (2, 1, 3)),

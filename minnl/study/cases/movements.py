@@ -41,6 +41,7 @@ CASES = [
     case("transpose/property-T", normal((2, 3)), lambda x: x.T),
     case("broadcast_to/new-axes", normal((3,)), new_shape=(2, 4, 3)),
     case("broadcast_to/stretched-axis", normal((2, 1, 3)), new_shape=(2, 4, 3)),
+    case("broadcast_to/square", normal((3, 1)), new_shape=(3, 3)),
     case("broadcast_to/from-zero-axes", normal(()), new_shape=(2, 2)),
     case("broadcast_to/to-nothing", normal((1, 3)), new_shape=(0, 3)),
     case("broadcast_to/read-only-into-mul", normal((3,)), lambda x: F.mul(b := F.broadcast_to(x, (2, 3)), b)),

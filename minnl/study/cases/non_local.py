@@ -62,6 +62,7 @@ CASES = [
     case("non_local/one-position", normal(*((2, 1, 1, 1, 3),) * 3)),
     case("non_local/one-channel", normal(*((2, 1, 2, 2, 1),) * 3)),
     case("non_local/empty-batch", normal(*((0, 1, 2, 2, 3),) * 3)),
+    case("non_local/dot-square", normal(QUERIES, QUERIES, QUERIES), mode="dot"),
     case("non_local/dot-empty-batch", normal(*((0, 1, 2, 2, 3),) * 3), mode="dot"),
     case("non_local/non-contiguous", normal(*((1, 2, 3, 2, 3),) * 3), of_transposed),
 ]
