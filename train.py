@@ -57,10 +57,10 @@ def arguments(argv):
     add("--dropout", type=float, default=0.0, metavar="P")
     add = parser.add_argument_group("data").add_argument
     add("--data", metavar="PATH", help="folder or CSV of videos, or arrays; the built-in task without it")
-    add("--clips", type=int, default=4800, help="built-in task: training clips an epoch (default: %(default)s)")
+    add("--clips", type=int, default=2048, help="built-in task: training clips an epoch (default: %(default)s)")
     add("--frames", type=int, default=16, help="frames in a clip (default: %(default)s)")
     add("--stride", type=int, default=2, help="videos: step between frames (default: %(default)s)")
-    add("--size", type=int, nargs="+", default=None, metavar=("H", "W"), help="built-in task: 32; videos: 64 96")
+    add("--size", type=int, nargs="+", default=None, metavar=("H", "W"), help="built-in task: 24; videos: 64 96")
     add("--resize", default="squash", choices=("squash", "crop"), help="videos (default: %(default)s)")
     add("--rgb", action="store_true", help="videos: the frames themselves instead of their differences")
     add("--on-error", default="skip", choices=("skip", "error"), help="what to do about a broken video")
@@ -90,7 +90,7 @@ def arguments(argv):
     if args.predict and not args.checkpoint:
         parser.error("--predict needs --checkpoint, a checkpoint or a run's folder")
     args.non_local, args.subsample = (None if v == "none" else v for v in (args.non_local, args.subsample))
-    args.size = args.size or ([64, 96] if args.data else [32])
+    args.size = args.size or ([64, 96] if args.data else [24])
     return args
 
 

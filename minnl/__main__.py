@@ -9,7 +9,7 @@ import sys
 def main(arguments=None):
     """Run one of the commands and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m minnl", description="Tools around minnl.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="check the gradient of every op against differences")
     check.add_argument("ops", nargs="*", metavar="OP", help="only these, such as conv3d or softmax (default: all)")
     check.add_argument("--device", default="cpu", help="cpu, gpu or gpu:N (default: cpu)")

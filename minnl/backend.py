@@ -18,7 +18,7 @@ import numpy as np
 import threadpoolctl
 
 WHEELS = ("cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "cupy")
-INSTALL = 'pip install "minnl[cuda12]" (CUDA 12 driver) or pip install "minnl[cuda13]" (CUDA 13 driver)'
+INSTALL = 'pip install "cupy-cuda12x[ctk]>=14" (CUDA 12 driver) or pip install "cupy-cuda13x[ctk]>=14" (CUDA 13 driver)'
 
 
 @dataclass(frozen=True)

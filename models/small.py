@@ -11,11 +11,21 @@ from minnl import nn
 from minnl.ops.arguments import choice, count
 from models import blocks
 
-STAGES = ("res2", "res3")
-
 
 class Small(nn.Module):
     """x (N, T, H, W, C) of any size -> logits (N, classes).
+
+    ======  ===============================================  ============================
+    layer   what                                             output for 16 x 24 x 24
+    ======  ===============================================  ============================
+    stem    5 x 7 x 7 convolution, stride 2, 16 channels     8 x 12 x 12 x 16
+    pool    maximum over 1 x 2 x 2                           8 x 6 x 6 x 16
+    res2    one residual block, 32 channels                  8 x 6 x 6 x 32
+    res3    two residual blocks, 64 channels, stride 1,2,2   8 x 3 x 3 x 64
+    head    mean over all positions, linear                  classes
+    ======  ===============================================  ============================
+
+    Only the stem looks along time.
 
     Parameters
     ----------
@@ -25,7 +35,8 @@ class Small(nn.Module):
     place : "res2" or "res3"
         The stage that they go into.
     number : int
-        How many: before the last residual block of the stage, then before the one before it, and so on.
+        How many: behind the last residual block of res2; before the last one of res3, since behind it nothing but the
+        mean is left, which a gathered sum passes through unchanged.
     subsample, scale, axes
         Of nn.NonLocalBlock.
     dropout : float
@@ -38,26 +49,26 @@ class Small(nn.Module):
     ):  # fmt: skip
         super().__init__()
         classes, in_channels = count("Small", "classes", classes), count("Small", "in_channels", in_channels)
-        choice("Small", "place", place, STAGES)
+        stages = {
+            "res2": [blocks.basic(16, 32)],
+            "res3": [blocks.basic(32, 64, (1, 2, 2)), blocks.basic(64, 64)],
+        }
+        room = {"res2": 1, "res3": 1}[choice("Small", "place", place, tuple(stages))]
         number = count("Small", "number", number)
+        if number > room:
+            raise ValueError(f"Small: {place} has room for {room} non-local block, asked for {number}")
+        inserted = {name: {} for name in stages}
+        if non_local is not None:
+            channels = {"res2": 32, "res3": 64}[place]
+            inserted[place] = {0: nn.NonLocalBlock(channels, None, non_local, subsample, scale, axes)}
 
-        def stage(name, *residual):
-            if non_local is None or name != place:
-                return blocks.stage(residual)
-            if number >= len(residual):
-                raise ValueError(f"Small: {name} has room for {len(residual) - 1} non-local blocks, asked for {number}")
-            after = range(len(residual) - 1 - number, len(residual) - 1)
-            channels = residual[0].branch[-1].norm.weight.shape[0]
-            return blocks.stage(
-                residual, {i: nn.NonLocalBlock(channels, None, non_local, subsample, scale, axes) for i in after}
-            )
-
-        self.stem = blocks.ConvNorm(in_channels, 32, (3, 5, 5), (2, 2, 2))
+        self.stem = blocks.ConvNorm(in_channels, 16, (5, 7, 7), (2, 2, 2))
         self.pool = nn.MaxPool3d((1, 2, 2))
-        self.res2 = stage("res2", blocks.bottleneck(32, 64, 32, frames=3), blocks.bottleneck(64, 64, 32))
+        self.res2 = blocks.stage(stages["res2"], inserted["res2"])
+        self.res3 = blocks.stage(stages["res3"], inserted["res3"])
         self.head = nn.Sequential(
             pool=nn.GlobalAvgPool3d(), dropout=nn.Dropout(dropout), classify=nn.Linear(64, classes)
         )
 
     def forward(self, x):
-        return self.head(self.res2(self.pool(self.stem(x))))
+        return self.head(self.res3(self.res2(self.pool(self.stem(x)))))

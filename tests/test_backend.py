@@ -75,7 +75,9 @@ def test_importing_minnl_imports_no_cupy():
 
 def test_cupy_missing(no_cupy):
     for ask in (lambda: minnl.device("gpu"), lambda: Tensor([1.0]).to("gpu"), lambda: Tensor([1.0], device="gpu:0")):
-        with pytest.raises(RuntimeError, match=r'device: CuPy cannot be imported .*pip install "minnl\[cuda12\]"'):
+        with pytest.raises(
+            RuntimeError, match=r'device: CuPy cannot be imported .*pip install "cupy-cuda12x\[ctk\]>=14"'
+        ):
             ask()
 
 

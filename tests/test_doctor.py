@@ -48,16 +48,16 @@ def test_runs_as_a_program():
     ("wheels", "cuda", "what", "mend"),
     [
         (["cupy-cuda12x", "cupy-cuda13x"], (13, 0), "cupy-cuda12x should go",
-         'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "minnl[cuda13]"'),
+         'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "cupy-cuda13x[ctk]>=14"'),
         (["cupy-cuda12x", "cupy-cuda13x"], (12, 8), "cupy-cuda13x should go",
-         'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "minnl[cuda12]"'),
-        (["cupy-cuda13x", "cupy"], (13, 1), "cupy should go", 'pip install "minnl[cuda13]"'),
-        ([], (12, 4), "no CuPy", 'pip install "minnl[cuda12]"'),
-        ([], (13, 2), "no CuPy", 'pip install "minnl[cuda13]"'),
-        ([], (14, 0), "no CuPy", 'pip install "minnl[cuda13]"'),
+         'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "cupy-cuda12x[ctk]>=14"'),
+        (["cupy-cuda13x", "cupy"], (13, 1), "cupy should go", 'pip install "cupy-cuda13x[ctk]>=14"'),
+        ([], (12, 4), "no CuPy", 'pip install "cupy-cuda12x[ctk]>=14"'),
+        ([], (13, 2), "no CuPy", 'pip install "cupy-cuda13x[ctk]>=14"'),
+        ([], (14, 0), "no CuPy", 'pip install "cupy-cuda13x[ctk]>=14"'),
         (["cupy-cuda13x"], None, "no NVIDIA driver", "pip uninstall -y cupy-cuda13x"),
         (["cupy-cuda13x"], (12, 9), "needs a driver for CUDA 13, this one is for 12.9",
-         'pip uninstall -y cupy-cuda13x && pip install "minnl[cuda12]"'),
+         'pip uninstall -y cupy-cuda13x && pip install "cupy-cuda12x[ctk]>=14"'),
         (["cupy-cuda12x"], (11, 8), "CUDA up to 11.8", "update the NVIDIA driver"),
     ],
 )  # fmt: skip
@@ -81,8 +81,8 @@ def test_what_is_right(wheels, cuda):
 
 
 def test_a_gpu_that_works(machine, capsys):
+    machine(["cupy-cuda13x"], (13, 0))
     with strict_cupy.installed(gpus=2):
-        machine(["cupy-cuda13x"], (13, 0))
         assert doctor.main() == 0
     out = capsys.readouterr().out
     assert "gpu:0        stand-in, 3.0 of 4.0 GiB free" in out
@@ -91,8 +91,8 @@ def test_a_gpu_that_works(machine, capsys):
 
 
 def test_no_gpu_to_be_seen(machine, capsys, monkeypatch):
+    machine(["cupy-cuda13x"], (13, 0))
     with strict_cupy.installed(gpus=0):
-        machine(["cupy-cuda13x"], (13, 0))
         doctor.main()
         assert "CuPy finds no GPU" in capsys.readouterr().out
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -100,21 +100,24 @@ def test_no_gpu_to_be_seen(machine, capsys, monkeypatch):
         assert "CUDA_VISIBLE_DEVICES='' hides the GPUs" in capsys.readouterr().out
 
 
-def test_a_cupy_that_cannot_load_or_compute(machine, capsys, monkeypatch):
+def test_a_cupy_that_cannot_compute(machine, capsys):
+    machine(["cupy-cuda13x"], (13, 0))
     with strict_cupy.installed() as cupy:
-        machine(["cupy-cuda13x"], (13, 0))
-        monkeypatch.setattr(cupy, "arange", lambda n: 1 / 0)
+        cupy.arange = lambda n: 1 / 0
         assert doctor.main() == 0
-        out = capsys.readouterr().out
-        assert "cannot compute on it: division by zero" in out
-        assert 'mend: pip uninstall -y cupy-cuda13x && pip install "minnl[cuda13]"' in out
+    out = capsys.readouterr().out
+    assert "cannot compute on it: division by zero" in out
+    assert 'mend: pip uninstall -y cupy-cuda13x && pip install "cupy-cuda13x[ctk]>=14"' in out
 
-        def broken():
-            raise RuntimeError("device: CuPy cannot be imported (libnvrtc.so.13 not found)")
 
-        monkeypatch.setattr(backend, "load_cupy", broken)
-        assert doctor.main() == 0
-        assert "libnvrtc.so.13 not found" in capsys.readouterr().out
+def test_a_cupy_that_cannot_load(machine, capsys, monkeypatch):
+    def broken():
+        raise RuntimeError("device: CuPy cannot be imported (libnvrtc.so.13 not found)")
+
+    machine(["cupy-cuda13x"], (13, 0))
+    monkeypatch.setattr(backend, "load_cupy", broken)
+    assert doctor.main() == 0
+    assert "libnvrtc.so.13 not found" in capsys.readouterr().out
 
 
 def test_what_the_cpu_part_lacks_decides_the_status(machine, capsys, monkeypatch):
@@ -124,7 +127,7 @@ def test_what_the_cpu_part_lacks_decides_the_status(machine, capsys, monkeypatch
     assert doctor.main() == 1
     out = capsys.readouterr().out
     assert "mend: pip install tqdm" in out
-    assert 'pip install "minnl[video]"' in out
+    assert "only for video files: pip install av" in out
 
 
 def test_the_doctor_does_not_die(machine, capsys, monkeypatch):

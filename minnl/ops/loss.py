@@ -7,6 +7,7 @@ import numpy as np
 from minnl import backend
 from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import broadcast_shape, choice, number, tensor
+from minnl.ops.pointwise import sigmoid_of
 from minnl.ops.softmax import log_softmax_of
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -95,7 +96,7 @@ class BinaryCrossEntropyWithLogits(Op):
 
     def backward(self, gy):
         w, c = self.factors()
-        missing = 0.5 * (1 - self.xp.tanh(0.5 * self.x))  # sigmoid(-x)
+        missing = sigmoid_of(self.xp, -self.x)
         gx = gy * (w * ((1 - self.target) - c * missing))
         return (gx / self.x.size if self.reduction == "mean" else gx,)
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from minnl.engine import Op, hollow
 
 
+def sigmoid_of(xp, x):
+    """1 / (1 + e^-x), which for x < 0 is e^x / (1 + e^x)."""
+    e = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0, xp.ones_like(e), e) / (1 + e)
+
+
 class _Unary(Op):
     keeps = ("y",)
 
@@ -84,13 +90,13 @@ class Tanh(_Unary):
 class Sigmoid(_Unary):
     r"""Logistic function: :math:`y = 1/(1+e^{-x})`, :math:`\bar x = \bar y\, y (1 - y)`. Keeps y.
 
-    Computed as :math:`\tfrac12(1 + \tanh\tfrac x2)`, the same number without overflow at either end.
+    Computed from :math:`e^{-|x|}`, which overflows at neither end and keeps its digits where y is tiny.
     """
 
     public_name = "sigmoid"
 
     def forward(self, x):
-        self.y = 0.5 * self.xp.tanh(0.5 * x) + 0.5
+        self.y = sigmoid_of(self.xp, x)
         return self.y
 
     def backward(self, gy):

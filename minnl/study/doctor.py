@@ -16,8 +16,8 @@ import threadpoolctl
 from minnl import backend, kernels
 
 REQUIRED = {"tqdm": "progress bars", "matplotlib": "curves and pictures", "safetensors": "checkpoints"}
-OPTIONAL = {"av": ("video files", "minnl[video]"), "torch": ("comparisons in the tests", "minnl[parity]")}
-EXTRAS = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}  # the CUDA that each wheel was built for; the extra is cuda12, cuda13
+OPTIONAL = {"av": "video files", "torch": "comparisons in the tests"}
+WHEELS = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}  # the CUDA that each was built for
 LIBCUDA = ("libcuda.so.1", "nvcuda.dll")  # the driver itself, on Linux and on Windows
 
 
@@ -90,8 +90,8 @@ def _packages():
         lines.append((name, version or f"missing ({use})"))
         if version is None:
             problems.append(Problem(f"{name} is missing ({use})", f"pip install {name}", cpu=True))
-    for name, (use, extra) in OPTIONAL.items():
-        lines.append((name, _version(name) or f'not installed; only for {use}: pip install "{extra}"'))
+    for name, use in OPTIONAL.items():
+        lines.append((name, _version(name) or f"not installed; only for {use}: pip install {name}"))
     return lines, problems
 
 
@@ -113,17 +113,17 @@ def _gpu():
 
 def reinstall(wheels, cuda):
     """The line that puts the right wheel in the place of these; two share one folder, so all go before one comes."""
-    extra = 13 if cuda and cuda[0] >= 13 else 12  # a driver runs what was built for an older CUDA, not for a newer one
+    # a driver runs what was built for an older CUDA, not for a newer one
+    right = "cupy-cuda13x" if cuda and cuda[0] >= 13 else "cupy-cuda12x"
     remove = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
-    return f'{remove}pip install "minnl[cuda{extra}]"'
+    return f'{remove}pip install "{right}[ctk]>=14"'
 
 
 def diagnose(wheels, cuda):
     """What is wrong with these CuPy wheels under a driver for this CUDA (major, minor), or None for no driver."""
     mend = reinstall(wheels, cuda)
     if len(wheels) > 1:
-        keep = next((w for w, major in EXTRAS.items() if w in wheels and mend.endswith(f'[cuda{major}]"')), None)
-        gone = " and ".join(w for w in wheels if w != keep)
+        gone = " and ".join(w for w in wheels if f'"{w}[ctk]' not in mend)
         return [Problem(f"{' and '.join(wheels)} are both installed and break each other; {gone} should go", mend)]
     if cuda is not None and cuda[0] < 12:
         what = f"the driver knows CUDA up to {cuda[0]}.{cuda[1]}, CuPy 14 needs 12 or newer"
@@ -131,13 +131,13 @@ def diagnose(wheels, cuda):
     if not wheels:
         return [Problem("there is a GPU driver but no CuPy, so minnl runs on the CPU only", mend)] if cuda else []
     (wheel,) = wheels
-    if wheel not in EXTRAS:
+    if wheel not in WHEELS:
         return []  # ROCm's or a build of one's own: whether it works shows when it computes
     if cuda is None:
         what = f"{wheel} is installed, but there is no NVIDIA driver"
         return [Problem(what, f"install the driver of your GPU, or without a GPU: pip uninstall -y {wheel}")]
-    if EXTRAS[wheel] > cuda[0]:
-        what = f"{wheel} needs a driver for CUDA {EXTRAS[wheel]}, this one is for {cuda[0]}.{cuda[1]}"
+    if WHEELS[wheel] > cuda[0]:
+        what = f"{wheel} needs a driver for CUDA {WHEELS[wheel]}, this one is for {cuda[0]}.{cuda[1]}"
         return [Problem(what, f"{mend}   (or update the NVIDIA driver)")]
     return []
 

@@ -58,7 +58,12 @@ def block_input(model, clip):
         return None
     seen = []
     forward = block.forward
-    block.__dict__["forward"] = lambda x: (seen.append(x), forward(x))[1]
+
+    def noted(x):
+        seen.append(x)
+        return forward(x)
+
+    block.__dict__["forward"] = noted
     try:
         with evaluating(model):
             model(Tensor(backend.to_device(clip[None], model.parameters()[0].device)))
@@ -68,24 +73,25 @@ def block_input(model, clip):
 
 
 def busiest(clip, shape):
-    """The position (t, h, w) of a map of `shape` under which the clip changes most from frame to frame."""
+    """Two positions (t, h, w) of a map of `shape`: where the clip changes most in its first half, and in its second."""
     motion = np.abs(np.diff(clip, axis=0, prepend=clip[:1])).sum(axis=-1)
-    cells = [np.array_split(np.arange(n), m) for n, m in zip(motion.shape, shape, strict=True)]
-    energy = motion
-    for axis, groups in enumerate(cells):
-        energy = np.stack([energy.take(g, axis).mean(axis) for g in groups], axis)
-    return tuple(int(i) for i in np.unravel_index(energy.argmax(), energy.shape))
+    for axis, n in enumerate(shape):
+        parts = np.array_split(np.arange(motion.shape[axis]), min(n, motion.shape[axis]))
+        motion = np.stack([motion.take(part, axis).mean(axis) for part in parts], axis)
+    halves = [h for h in np.array_split(np.arange(len(motion)), 2) if len(h)]
+    best = [np.unravel_index(motion[half].argmax(), motion[half].shape) for half in halves]
+    return [(int(half[0] + t), int(h), int(w)) for half, (t, h, w) in zip(halves, best, strict=True)]
 
 
-def attention(model, clip, path, position=None):
-    """Draw where one position of a clip looks, over its frames.
+def attention(model, clip, path, positions=None):
+    """Draw where positions of a clip look, over its frames: a row a position, a column a time step of the block.
 
     Parameters
     ----------
     model : nn.Module with a non-local block; the first is drawn
     clip : float32 ndarray (T, H, W, C)
     path : where the picture goes
-    position : (t, h, w) on the block's map, or None for the place that moves most
+    positions : list of (t, h, w) on the block's map; or None for the two of :func:`busiest`
 
     Returns
     -------
@@ -95,31 +101,32 @@ def attention(model, clip, path, position=None):
     if found is None:
         return None
     block, x = found
-    position = busiest(clip, x.shape[1:4]) if position is None else position
+    steps, *cells = x.shape[1:4]
+    positions = busiest(clip, x.shape[1:4]) if positions is None else positions
     with evaluating(model):
-        weights = backend.to_host(block.attention(x, [position]))[0, 0]
+        weights = backend.to_host(block.attention(x, positions))[0]
     frames, height, width = clip.shape[:3]
-    columns = min(frames, 8)
-    rows = -(-frames // columns)
-    figure = _figure(1.5 * columns, 1.7 * rows + 0.5)
     low, high = np.percentile(clip, (0.5, 99.5))
     shown = np.clip((clip - low) / max(high - low, 1e-6), 0, 1)
-    top = weights.max() or 1
-    for t, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.axis("off")
-        if t >= frames:
-            continue
-        axes.set_title(f"frame {t}", fontsize=8)
-        picture = shown[t] if shown.shape[-1] == 3 else shown[t].mean(axis=-1)
-        extent = (0, width, height, 0)
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent)
-        layer = weights[t * weights.shape[0] // frames]
-        axes.imshow(layer, cmap="inferno", vmin=min(weights.min(), 0), vmax=top, alpha=0.5, extent=extent)
-        if t * x.shape[1] // frames == position[0]:
-            scale = height / x.shape[2], width / x.shape[3]
-            axes.plot((position[2] + 0.5) * scale[1], (position[1] + 0.5) * scale[0], "c+", markersize=12, mew=2)
+    figure = _figure(1.5 * steps, 1.9 * len(positions) + 0.4)
+    for row, position, weight in zip(
+        figure.subplots(len(positions), steps, squeeze=False), positions, weights, strict=True
+    ):
+        size = np.abs(weight) / max(np.abs(weight).max(), 1e-12)
+        for t, axes in enumerate(row):
+            axes.set(xticks=[], yticks=[])
+            frame = (2 * t + 1) * frames // (2 * steps)
+            axes.set_title(f"frame {frame}: {weight[t * len(weight) // steps].sum():.0%}", fontsize=8)
+            picture = shown[frame] if clip.shape[-1] == 3 else shown[frame].mean(axis=-1)
+            box = (0, width, height, 0)
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=box)
+            heat = size[t * len(weight) // steps]
+            axes.imshow(heat, cmap="autumn", vmin=0, vmax=1, alpha=0.75 * heat, extent=box)
+            if t == position[0]:
+                h, w = ((p + 0.5) * n / m for p, n, m in zip(position[1:], (height, width), cells, strict=True))
+                axes.plot(w, h, "c+", markersize=14, mew=2.5)
     figure.suptitle(
-        f"where position {position} of the {block.mode} block looks (cross: the position; bright: the weight)",
+        f"{block.mode} block: where the position of the cross looks (colour: weight; above: a time step's share)",
         fontsize=9,
     )
     figure.savefig(path, dpi=100)

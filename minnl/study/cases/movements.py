@@ -17,7 +17,7 @@ def stack(*xs, axis=0):
 
 
 def split(x, parts, axis=0):
-    """F.split, its pieces squared 1, 2, 3, ... times and put together along a new first axis, each summed to one."""
+    """F.split, made one tensor: the sums of the pieces to the powers 1, 2, 3, so that no two count the same."""
     return F.stack([F.sum(piece ** (i + 1.0)) for i, piece in enumerate(F.split(x, parts, axis))])
 
 

@@ -3,7 +3,10 @@
 from minnl import functional as F
 from minnl.study.cases.case import case, normal, whole
 
-NEGATIVE = lambda rng: (-rng.uniform(1, 2, size=(1, 3, 3, 3, 2)),)  # noqa: E731 (padding must not win: zeros would)
+
+def negative(rng):
+    """All below 0: if padding counted as 0 it would win."""
+    return (-rng.uniform(1, 2, size=(1, 3, 3, 3, 2)),)
 
 
 def conv(name, x, weight, **arguments):
@@ -99,7 +102,7 @@ POOLS = [
     case("max_pool3d/dilation", CLIP, smooth=False, kernel_size=2, stride=1, dilation=(1, 2, 3)),
     case("max_pool3d/dilation-stride", CLIP, smooth=False, kernel_size=(2, 2, 3), stride=2, padding=1, dilation=2),
     case("max_pool3d/dilation-ceil-mode", CLIP, smooth=False, kernel_size=2, stride=2, dilation=2, ceil_mode=True),
-    case("max_pool3d/negative-in-padding", NEGATIVE, smooth=False, kernel_size=2, stride=1, padding=1),
+    case("max_pool3d/negative-in-padding", negative, smooth=False, kernel_size=2, stride=1, padding=1),
     case("max_pool3d/ties", whole(0, 7, (1, 4, 4, 4, 2)), smooth=False, kernel_size=2),
     case("max_pool3d/ties-overlapping", whole(0, 20, (1, 4, 4, 4, 1)), smooth=False, kernel_size=2, stride=1),
     *_pools("avg_pool3d", smooth=True),
