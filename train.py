@@ -31,18 +31,21 @@ RUNTIME = ("device", "workers", "threads")  # what may differ between a run and 
 
 def main(argv=None):
     args = arguments(argv)
-    minnl.set_threads(args.threads)
     try:
+        minnl.set_threads(args.threads)
         if args.predict:
             return predict(args)
         if args.evaluate:
             return evaluate_checkpoint(args)
         return train(args)
-    except (ValueError, TypeError, FloatingPointError, RuntimeError, OSError) as error:
+    except (ValueError, TypeError, FloatingPointError, RuntimeError, OSError, ImportError) as error:
         if args.debug:
             raise
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("train.py: stopped in the middle of a step; the last checkpoint stands", file=sys.stderr)
+        return 130
 
 
 def arguments(argv):
@@ -90,6 +93,8 @@ def arguments(argv):
     if args.predict and not args.checkpoint:
         parser.error("--predict needs --checkpoint, a checkpoint or a run's folder")
     args.non_local, args.subsample = (None if v == "none" else v for v in (args.non_local, args.subsample))
+    if args.size and len(args.size) > 2:
+        parser.error(f"--size takes one number or two, got {len(args.size)}")
     args.size = args.size or ([64, 96] if args.data else [24])
     return args
 
@@ -108,28 +113,30 @@ def datasets(config, train=True):
     return (data.open_dataset(config["data"], train=True, **options) if train else None), test
 
 
-def build(config, classes, channels, device):
+def build(config):
     minnl.manual_seed(config["seed"])
     model = models.build(
-        config["model"], classes=len(classes), in_channels=channels, non_local=config["non_local"],
-        place=config["place"], number=config["blocks"], subsample=config["subsample"], axes=config["axes"],
-        dropout=config["dropout"],
+        config["model"], classes=len(config["classes"]), in_channels=config["channels"], dropout=config["dropout"],
+        non_local=config["non_local"], place=config["place"], number=config["blocks"],
+        subsample=config["subsample"], axes=config["axes"],
     )  # fmt: skip
-    return model.to(device)
+    return model.to(config["device"])
 
 
 def train(args):
     if args.resume:
         path = checkpoint_path(args.resume, "last")
-        config = checkpoint.load(path)[1]["config"]
+        config = read(path)[1]
         config |= {key: getattr(args, key) for key in RUNTIME}
         folder = path.parent
     else:
         config = {k: v for k, v in vars(args).items() if k not in ("resume", "evaluate", "predict", "checkpoint")}
         folder = None
     train_set, test_set = datasets(config)
-    config["classes"] = list(train_set.classes)
-    model = build(config, train_set.classes, train_set.shape[-1], config["device"])
+    if args.resume and list(train_set.classes) != config["classes"]:
+        raise ValueError(f"--resume: begun with classes {config['classes']}, the data has {list(train_set.classes)}")
+    config |= {"classes": list(train_set.classes), "channels": train_set.shape[-1]}
+    model = build(config)
     if args.plan:
         return plan(args, model, train_set.shape)
     folder = folder or new_folder(args)
@@ -156,7 +163,8 @@ def train(args):
         return 0 if args.max_steps else 130
     best, _ = load(folder / "best.safetensors", config["device"])
     pictures.curves(folder)
-    pictures.attention(best, test_set.clip(0, None)[0], folder / "attention.png")
+    clips, _ = next(iter(test_loader))  # the first that can be used: a broken video is no reason to fail here
+    pictures.attention(best, clips[0], folder / "attention.png")
     print(f"best test top-1 {trainer.best:.1%}; pictures, log and checkpoints in {folder}")
     return 0
 
@@ -190,12 +198,19 @@ def predict(args):
 
 def load(path, device):
     """A checkpoint's model and configuration."""
-    arrays, meta = checkpoint.load(path)
-    config = meta["config"] | {"device": device}
-    channels = 1 if config["data"] is None else 3
-    model = build(config, config["classes"], channels, device)
+    arrays, config = read(path)
+    config |= {"device": device}
+    model = build(config)
     model.load_state_dict(part(arrays, "model/"))
     return model, config
+
+
+def read(path):
+    """Arrays and configuration of a checkpoint that train.py wrote."""
+    arrays, meta = checkpoint.load(path)
+    if "classes" not in meta.get("config", {}):
+        raise ValueError(f"{path}: a checkpoint, but not one of train.py: it does not say which network it holds")
+    return arrays, meta["config"]
 
 
 def plan(args, model, shape):

@@ -73,12 +73,13 @@ class Trainer:
 
         Returns True if the run is complete. However it ends, ``last.safetensors`` goes on where it stopped.
         """
+        self._stop = False
         self.folder.mkdir(parents=True, exist_ok=True)
         limit = math.inf if max_steps is None else max_steps
         progress = Progress(self.epochs, len(self.train_loader), plain)
         with self._stopping_politely(), progress:
             while self.epoch < self.epochs:
-                if not self._train_epoch(progress, limit):
+                if self._stop or self.step >= limit or not self._train_epoch(progress, limit):
                     self.save("last")
                     return False
                 self._finish_epoch(progress)

@@ -37,7 +37,7 @@ def test_report_of_a_machine_without_gpu(machine, capsys):
 
 def test_runs_as_a_program():
     ran = subprocess.run(
-        [sys.executable, "-c", "import sys; from minnl.study import doctor; sys.exit(doctor.main())"],
+        [sys.executable, "-m", "minnl", "doctor"],
         cwd=Path(doctor.__file__).parents[2], capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr

@@ -14,12 +14,10 @@ TABLE = CASES | NOT_FINITE
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}  # of the largest element: sums in another order
 
 
-@pytest.fixture(scope="module")
-def gpu():
-    try:
-        return minnl.device("gpu")
-    except RuntimeError as reason:
-        pytest.skip(f"needs a GPU: {reason}")
+try:
+    GPU = minnl.device("gpu")
+except RuntimeError as reason:
+    pytest.skip(f"needs a GPU: {reason}", allow_module_level=True)
 
 
 def run(case, dtype, device):
@@ -36,8 +34,8 @@ def run(case, dtype, device):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's remarks on NaN and infinity
-def test_case_on_a_gpu(gpu, name, dtype):
-    for got, expected in zip(run(TABLE[name], dtype, gpu), run(TABLE[name], dtype, backend.CPU), strict=True):
+def test_case_on_a_gpu(name, dtype):
+    for got, expected in zip(run(TABLE[name], dtype, GPU), run(TABLE[name], dtype, backend.CPU), strict=True):
         assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
         largest = np.abs(expected, where=np.isfinite(expected), out=np.ones_like(expected)).max(initial=1)
         np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE[dtype] * largest)

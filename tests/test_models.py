@@ -288,7 +288,7 @@ def test_nothing_of_a_step_stays(mode, monkeypatch, no_garbage_collector):
 
 @pytest.mark.parametrize("mode", kernels.MODES)
 def test_memory_stays_flat(mode, no_garbage_collector):
-    """A leak would be 6 graphs here, one a step; the small pieces that Python and NumPy keep for reuse are less than 1."""
+    """A leak would be 6 graphs, one a step; the small pieces that Python and NumPy keep for reuse are less than 1."""
     model = build("embedded")
     optimizer = optim.AdamW(model.parameters())
     shape = (2, 4, 16, 16, 1)

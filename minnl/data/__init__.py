@@ -21,7 +21,7 @@ import os
 from minnl.data import transforms
 from minnl.data.arrays import ArrayClips, array_classes
 from minnl.data.clips import ClipDataset
-from minnl.data.files import VideoCSV, VideoFolder
+from minnl.data.files import VideoCSV, VideoFolder, one_video
 from minnl.data.loader import Loader
 from minnl.data.synthetic import RelationClips
 from minnl.data.video import VideoError, VideoInfo, read_video, scan_video
@@ -35,6 +35,7 @@ __all__ = [
     "VideoError",
     "VideoFolder",
     "VideoInfo",
+    "one_video",
     "open_dataset",
     "read_video",
     "scan_video",

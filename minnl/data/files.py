@@ -217,6 +217,20 @@ class VideoCSV(VideoFiles):
         )
 
 
+def one_video(path, classes, **options):
+    """A dataset of a single video file, to be classified: for `views`. Its label, 0, means nothing.
+
+    Parameters
+    ----------
+    path : str or path-like
+    classes : sequence of str
+        The classes of the network.
+    **options
+        As in `VideoFiles`: those the network was trained with.
+    """
+    return VideoFiles([os.fspath(path)], [0], classes, **options)
+
+
 def _folders(path):
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
 

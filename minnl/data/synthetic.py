@@ -33,15 +33,16 @@ positions and knows no order, so "second turned left of the first" and "right
 of the first" look alike to it (four classes by signed angle end at exactly
 50 %).  None of the three classes here changes when the two objects swap.
 """
+
 import operator
 
 import numpy as np
 
-TEST_SEED = 711_971     # every test set is drawn from this, whatever the user's seed
+TEST_SEED = 711_971  # every test set is drawn from this, whatever the user's seed
 CLASSES = ("same", "perpendicular", "opposite")
 # One step (dy, dx) of each direction; a quarter turn is one row further.
-DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0))     # right, down, left, up
-CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))          # (bottom?, right?); opposite is two further
+DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # right, down, left, up
+CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))  # (bottom?, right?); opposite is two further
 
 
 class RelationClips:
@@ -83,16 +84,21 @@ class RelationClips:
         # Lengths in frames and pixels; (16, 24) gives 5 frames, patch 5, area 15, speed 2.
         self.seen = 5 * self.frames // 16
         self.patch = 5 * self.size // 24
-        self.area = 15 * self.size // 24        # side of the square in its corner a patch stays in
+        self.area = 15 * self.size // 24  # side of the square in its corner a patch stays in
         self.speed = min(self.size // 12, (self.area - self.patch) // (self.seen - 1))
         if self.speed < 1:
             raise ValueError(
                 f"RelationClips: frames is {frames} and size is {size}: a patch seen for {self.seen} "
                 f"frames at 1 pixel a frame leaves its corner of {self.area} pixels; "
-                f"give fewer frames or a larger size")
+                f"give fewer frames or a larger size"
+            )
 
     def __len__(self):
         return self.clips
+
+    def name(self, index):
+        """What to call a clip in reports."""
+        return f"{self.split} clip {index}"
 
     def clip(self, index, rng=None):
         """One clip and its class.
@@ -120,18 +126,19 @@ class RelationClips:
         elif rng is None:
             rng = np.random.default_rng((self.seed, index))
         elif not isinstance(rng, np.random.Generator):
-            raise ValueError(f"RelationClips: rng is a {type(rng).__name__}, "
-                             f"give a numpy.random.Generator, as from numpy.random.default_rng(0)")
+            raise ValueError(
+                f"RelationClips: rng is a {type(rng).__name__}, "
+                f"give a numpy.random.Generator, as from numpy.random.default_rng(0)"
+            )
         label = index % 3
         x = rng.random((self.frames, self.size, self.size), dtype=np.float32)
         x -= np.float32(0.5)
 
         first, corner, sign = rng.integers(0, 4, 3).tolist()
         quarter_turns = (0, 1 if sign < 2 else 3, 2)[label]
-        late = rng.integers(0, 2, 2).tolist()       # a frame of play at each end of the clip
+        late = rng.integers(0, 2, 2).tolist()  # a frame of play at each end of the clip
         self._draw(x, rng, late[0], first, corner)
-        self._draw(x, rng, self.frames - self.seen - late[1],
-                   (first + quarter_turns) % 4, (corner + 2) % 4)
+        self._draw(x, rng, self.frames - self.seen - late[1], (first + quarter_turns) % 4, (corner + 2) % 4)
         return x[..., None], label
 
     def _draw(self, x, rng, start, direction, corner):
@@ -139,13 +146,13 @@ class RelationClips:
         texture = rng.random((self.patch, self.patch), dtype=np.float32)
         texture = np.float32(4) - np.float32(1.6) * texture
         place = []
-        for step, far_side in zip(DIRECTIONS[direction], CORNERS[corner]):
+        for step, far_side in zip(DIRECTIONS[direction], CORNERS[corner], strict=True):
             travel = self.speed * (self.seen - 1) * step
             low = rng.integers(0, self.area - self.patch - abs(travel) + 1)
             place.append(int(low) + far_side * (self.size - self.area) - min(travel, 0))
-        (y, dy), (z, dx) = zip(place, (self.speed * step for step in DIRECTIONS[direction]))
+        (y, z), (dy, dx) = place, (self.speed * step for step in DIRECTIONS[direction])
         for t in range(start, start + self.seen):
-            x[t, y:y + self.patch, z:z + self.patch] = texture
+            x[t, y : y + self.patch, z : z + self.patch] = texture
             y += dy
             z += dx
 
