@@ -60,7 +60,7 @@ class Small(nn.Module):
         inserted = {name: {} for name in stages}
         if non_local is not None:
             channels = {"res2": 32, "res3": 64}[place]
-            inserted[place] = {0: nn.NonLocalBlock(channels, None, non_local, subsample, scale, axes)}
+            inserted[place] = {0: nn.NonLocalBlock(channels, None, non_local, subsample, scale, axes, std=None)}
 
         self.stem = blocks.ConvNorm(in_channels, 16, (5, 7, 7), (2, 2, 2))
         self.pool = nn.MaxPool3d((1, 2, 2))

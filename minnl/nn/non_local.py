@@ -6,7 +6,7 @@ from minnl import functional as F
 from minnl.nn import init
 from minnl.nn.layers import BatchNorm3d, Conv3d
 from minnl.nn.module import Module, Parameter
-from minnl.ops.arguments import choice, count
+from minnl.ops.arguments import choice, count, number
 from minnl.ops.non_local import AXES, MODES
 
 
@@ -29,18 +29,21 @@ class NonLocalBlock(Module):
     axes : "spacetime", "space" or "time"
         Which keys a query sees (table 2d); "time" needs subsample=None.
     norm : "batch" or None
+    std : float or None
+        Standard deviation that the weights start with: 0.01 as released; None for that of He et al., as in the paper's
+        text, from which a network without pretraining learns much sooner.
 
     Notes
     -----
     A fresh block is the identity, bit for bit, so it can be put into a trained network: batch norm starts with
     gamma = 0, or without norm W_z is 0. **This is not a bug**: in the first step theta, phi, g and W_z get exactly
     zero gradient and only gamma and beta (or W_z itself, without norm) move; from the second step on all learn.
-    Weights start as N(0, 0.01^2), biases as 0, as released. No ReLU follows the sum.
+    Biases start as 0. No ReLU follows the sum.
     """
 
     def __init__(
         self, channels, inner_channels=None, mode="embedded", subsample="before", scale=True, axes="spacetime",
-        norm="batch",
+        norm="batch", std=0.01,
     ):  # fmt: skip
         super().__init__()
         name = "NonLocalBlock"
@@ -52,20 +55,16 @@ class NonLocalBlock(Module):
             raise ValueError(f'{name}: axes="time" compares pixels with themselves; spatial {subsample=} must be None')
         choice(name, "norm", norm, ("batch", None))
         self.scale = inner**-0.5 if scale and mode == "embedded" else None
+        std = None if std is None else number(name, "std", std, 0)
         if mode != "gaussian":
-            self.theta, self.phi = self.pointwise(channels, inner), self.pointwise(channels, inner)
-        self.g = self.pointwise(channels, inner)
-        self.W_z = self.pointwise(inner, channels)
-        self.w_f = Parameter(init.normal(2 * inner, 0.01)) if mode == "concat" else None
+            self.theta, self.phi = pointwise(channels, inner, std), pointwise(channels, inner, std)
+        self.g, self.W_z = pointwise(channels, inner, std), pointwise(inner, channels, std)
+        self.w_f = None
+        if mode == "concat":
+            self.w_f = Parameter(init.normal(2 * inner, (1 / inner) ** 0.5 if std is None else std))
         if norm is None:
             self.W_z.weight.data[...] = 0
         self.norm = BatchNorm3d(channels, gamma=0.0) if norm == "batch" else None
-
-    @staticmethod
-    def pointwise(c, k):
-        conv = Conv3d(c, k, 1)
-        conv.weight.data = init.normal(conv.weight.shape, 0.01)
-        return conv
 
     def forward(self, x):
         theta, phi, g = self.embed(x)
@@ -93,3 +92,11 @@ class NonLocalBlock(Module):
 
     def describe(self):
         return f"{self.mode}, inner_channels={self.g.weight.shape[-1]}, subsample={self.subsample}, axes={self.axes}"
+
+
+def pointwise(in_channels, out_channels, std):
+    """A 1x1x1 convolution whose weight starts as N(0, std^2)."""
+    conv = Conv3d(in_channels, out_channels, 1)
+    if std is not None:
+        conv.weight.data = init.normal(conv.weight.shape, std)
+    return conv

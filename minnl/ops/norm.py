@@ -68,7 +68,7 @@ class BatchNorm(_ChannelsLast):
 
     def infer(self, x, weight, bias):
         self.x, self.weight = x, weight
-        self.mean = self.rstd = hollow(weight.shape, x.dtype)
+        self.mean, self.rstd = hollow(weight.shape, x.dtype), hollow(weight.shape, x.dtype)
         return hollow(x.shape, x.dtype)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minnl import debugging, engine
+from minnl import debugging, engine, random
 from minnl.engine import Tensor, hollow
 
 
@@ -84,6 +84,7 @@ def plan(model, shape, optimizer_arrays=2):
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     x = Tensor(hollow(tuple(shape), dtype), requires_grad=False)
     modes = [(m, m.training) for _, m in model.modules()]
+    chance = random.get_state()  # dropout draws a seed all the same
     engine.state.plan, log = [], []
     try:
         model.train()
@@ -92,6 +93,7 @@ def plan(model, shape, optimizer_arrays=2):
         log = engine.state.plan
     finally:
         engine.state.plan = None
+        random.set_state(chance)
         for m, mode in modes:
             m.training = mode
     trained = (1 + optimizer_arrays) * sum(p.data.nbytes for p in parameters if p.requires_grad)
