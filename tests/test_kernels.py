@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -352,3 +353,30 @@ def test_shares_cover_everything_once(n):
 def test_wrong_number_of_threads(n, error):
     with pytest.raises(error, match="set_threads: n must be"):
         minnl.set_threads(n)
+
+
+def test_blas_gets_its_threads_back_when_calls_overlap():
+    """Two user threads inside `run` at once, leaving in the order in which they came."""
+
+    def blas_threads():
+        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
+
+    before = blas_threads()
+    first_in, second_in = threading.Event(), threading.Event()
+
+    def first(_):
+        first_in.set()
+        second_in.wait(10)
+
+    def second(_):
+        second_in.set()
+        one.join(10)
+
+    one = threading.Thread(target=threads.run, args=(first, [0]))
+    two = threading.Thread(target=threads.run, args=(second, [0]))
+    one.start()
+    first_in.wait(10)
+    two.start()
+    two.join(20)
+    assert not one.is_alive() and not two.is_alive()
+    assert blas_threads() == before

@@ -7,6 +7,7 @@ threads would fight for the same cores.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import threading
@@ -18,6 +19,8 @@ from minnl import backend
 
 _controller = functools.cache(threadpoolctl.ThreadpoolController)
 _inside = threading.local()
+_alone = {"callers": 0, "limit": None}
+_alone_lock = threading.Lock()
 
 
 @functools.cache
@@ -25,11 +28,27 @@ def _pool(threads):
     return ThreadPoolExecutor(threads, thread_name_prefix="minnl-kernel")
 
 
+@contextlib.contextmanager
+def _one_blas_thread():
+    """BLAS on one thread while anyone is inside: the first caller sets it, the last puts back what was there."""
+    with _alone_lock:
+        if not _alone["callers"]:
+            _alone["limit"] = _controller().limit(limits=1, user_api="blas")
+        _alone["callers"] += 1
+    try:
+        yield
+    finally:
+        with _alone_lock:
+            _alone["callers"] -= 1
+            if not _alone["callers"]:
+                _alone["limit"].restore_original_limits()
+
+
 def run(task, items):
     """Call ``task(item)`` for every item, on all threads; returns the results in order."""
     items = list(items)
     threads = min(backend.threads(), len(items))
-    with _controller().limit(limits=1, user_api="blas"):
+    with _one_blas_thread():
         if threads < 2 or getattr(_inside, "task", False):
             return [task(item) for item in items]
         # Each task in a copy of the caller's context: what np.errstate says there holds here too.
