@@ -63,13 +63,13 @@ def arguments(argv):
     add("--data", metavar="PATH", help="folder or CSV of videos, or arrays; the built-in task without it")
     add("--clips", type=int, default=2048, help="built-in task: training clips an epoch (default: %(default)s)")
     add("--frames", type=int, default=16, help="frames in a clip (default: %(default)s)")
-    add("--stride", type=int, default=2, help="videos: step between frames (default: %(default)s)")
+    add("--stride", type=stride, default=2, help='videos: step between frames, or "whole": spread over the video')
     add("--size", type=int, nargs="+", default=None, metavar=("H", "W"), help="built-in task: 24; videos: 64 96")
     add("--resize", default="squash", choices=("squash", "crop"), help="videos (default: %(default)s)")
     add("--rgb", action="store_true", help="videos: the frames themselves instead of their differences")
     add("--on-error", default="skip", choices=("skip", "error"), help="what to do about a broken video")
     add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", type=int, default=8, help="default: %(default)s")
+    add("--epochs", type=int, default=10, help="default: %(default)s")
     add("--batch-size", type=int, default=32, help="default: %(default)s")
     add("--lr", type=float, default=3e-3, help="peak learning rate of AdamW (default: %(default)s)")
     add("--weight-decay", type=float, default=0.01, help="default: %(default)s")
@@ -98,6 +98,10 @@ def arguments(argv):
         parser.error(f"--size takes one number or two, got {len(args.size)}")
     args.size = args.size or ([64, 96] if args.data else [24])
     return args
+
+
+def stride(text):
+    return text if text == "whole" else int(text)
 
 
 def datasets(config, train=True):
@@ -188,7 +192,7 @@ def predict(args):
         args.predict, config["classes"], frames=config["frames"], stride=config["stride"],
         size=tuple(config["size"] * 2)[:2], resize=config["resize"], differences=not config["rgb"],
     )  # fmt: skip
-    views, _ = video.views(0, clips=10, crops=1)
+    views, _ = video.views(0, clips=1 if config["stride"] == "whole" else 10, crops=1)
     with minnl.nn.evaluating(model):
         logits = model(minnl.Tensor(views, device=config["device"]))
         share = minnl.functional.softmax(logits).mean(axis=0).numpy()

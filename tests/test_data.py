@@ -332,3 +332,18 @@ def test_open_dataset_says_what_it_wants(tmp_path):
     save_arrays(tmp_path / "a.npz", clips=GOOD, labels=np.zeros(2, int))
     with pytest.raises(ValueError, match="folder that holds"):
         open_dataset(tmp_path / "a.npz", train=True)
+
+
+@pytest.mark.parametrize("differences", [False, True])
+def test_a_whole_video_is_one_clip(tmp_path, differences):
+    video = np.arange(20, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
+    np.savez(tmp_path / "train.npz", clips=video[None], labels=np.zeros(1, np.int64))
+    options = {"frames": 4, "stride": "whole", "differences": differences, "flip": False}
+    data = ArrayClips(tmp_path / "train.npz", train=True, **options)
+    clip, _ = data.clip(0, np.random.default_rng(0))
+    seen = transforms.spread_indices(20, 4 + differences).astype(np.float32)
+    assert clip[:, 0, 0, 0].tolist() == (np.diff(seen) if differences else seen).tolist()
+    assert np.array_equal(data.views(0, clips=1, crops=1)[0][0], clip)
+    with pytest.raises(ValueError, match='views: stride="whole" makes one clip of a video, asked for clips=10'):
+        data.views(0, clips=10, crops=1)
+    assert ArrayClips(tmp_path / "train.npz", stride="whole").shape == (20, 4, 4, 3)

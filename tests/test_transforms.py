@@ -131,3 +131,11 @@ def test_flip_differences_and_normalize():
     np.testing.assert_array_equal(transforms.differences(values), values[1:] - values[:-1])
     with pytest.raises(TypeError, match="uint8"):
         transforms.differences(frames)
+
+
+def test_spread_indices_are_the_middles_of_equal_parts():
+    assert transforms.spread_indices(16, 4).tolist() == [2, 6, 10, 14]
+    assert transforms.spread_indices(7, 3).tolist() == [int((i + 0.5) * 7 / 3) for i in range(3)]
+    assert transforms.spread_indices(1, 3).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="spread_indices: length"):
+        transforms.spread_indices(0, 3)

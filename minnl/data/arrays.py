@@ -27,7 +27,7 @@ class ArrayClips(ClipDataset):
     path : str or path-like
     frames : int, optional
         Frames in a clip. By default as many as there are at that stride.
-    stride : int
+    stride : int or "whole"
         Step between them.
     size : int or (int, int), optional
         Height and width of a clip. By default those stored.
@@ -80,7 +80,7 @@ class ArrayClips(ClipDataset):
                 f"got {labels[outside[0]]} at index {outside[0]}"
             )
         if frames is None:
-            step = checks.count("ArrayClips", "stride", stride, 1)
+            step = 1 if stride == "whole" else checks.count("ArrayClips", "stride", stride, 1)
             frames = max(-(-shape[1] // step) - int(differences), 1)
         super().__init__(
             classes,

@@ -23,8 +23,9 @@ class ClipDataset:
         Class of each video.
     frames : int
         Frames in a clip.
-    stride : int
-        Step between them. A video shorter than ``frames * stride`` starts anew at its end.
+    stride : int or "whole"
+        Step between them. A video shorter than ``frames * stride`` starts anew at its end. "whole" spreads the frames
+        evenly over each video instead, however long: for videos cut to one action.
     size : int or (int, int)
         Height and width of a clip.
     short_side : int or (int, int), optional
@@ -60,7 +61,7 @@ class ClipDataset:
         self.classes = tuple(classes)
         self.labels = list(labels)
         self.frames = checks.count(where, "frames", frames, 1)
-        self.stride = checks.count(where, "stride", stride, 1)
+        self.stride = stride if stride == "whole" else checks.count(where, "stride", stride, 1)
         self.size = checks.pair(where, "size", size)
         self.resize = checks.choice(where, "resize", resize, ("crop", "squash"))
         self.short_side = None if short_side is None else checks.pair(where, "short_side", short_side)
@@ -96,16 +97,12 @@ class ClipDataset:
         ValueError
             For a video that cannot be used (`VideoError`), or values that are not finite.
         """
-        taken, length = self._taken, self._length(index)
-        if self.train:
-            start = transforms.random_start(length, taken, self.stride, rng)
-        else:
-            start = transforms.center_start(length, taken, self.stride)
+        positions = self._positions(self._length(index), rng)
         short = None
         if self.short_side is not None:
             low, high = self.short_side
             short = int(rng.integers(low, high, endpoint=True)) if self.train else low
-        video = self._scaled(self._read(index, transforms.clip_indices(length, taken, self.stride, start)), short)
+        video = self._scaled(self._read(index, positions), short)
         if not self.train:
             return self._finished(transforms.center_crop(video, self.size)), self.labels[index]
         video = transforms.random_crop(video, self.size, rng)
@@ -140,9 +137,15 @@ class ClipDataset:
         checks.choice("views", "crops", crops, (1, 3))
         if crops == 3 and self.resize == "squash":
             raise ValueError("views: crops=3 needs resize='crop'; squashed frames are whole, use crops=1")
+        if self.stride == "whole" and clips != 1:
+            raise ValueError(f'views: stride="whole" makes one clip of a video, asked for clips={clips}')
         length = self._length(index)
         starts = transforms.even_starts(length, clips)
-        positions = [transforms.clip_indices(length, self._taken, self.stride, start) for start in starts]
+        positions = (
+            [transforms.spread_indices(length, self._taken)]
+            if self.stride == "whole"
+            else [transforms.clip_indices(length, self._taken, self.stride, start) for start in starts]
+        )
         video = self._read(index, np.concatenate(positions))
         video = self._scaled(video, None if self.short_side is None else self.short_side[0])
         views = []
@@ -150,6 +153,16 @@ class ClipDataset:
             cuts = transforms.three_crops(part) if crops == 3 else [transforms.center_crop(part, self.size)]
             views += [self._finished(cut) for cut in cuts]
         return np.stack(views), self.labels[index]
+
+    def _positions(self, length, rng):
+        """Positions of the frames of a clip in a video of `length` frames."""
+        if self.stride == "whole":
+            return transforms.spread_indices(length, self._taken)
+        if self.train:
+            start = transforms.random_start(length, self._taken, self.stride, rng)
+        else:
+            start = transforms.center_start(length, self._taken, self.stride)
+        return transforms.clip_indices(length, self._taken, self.stride, start)
 
     @property
     def _taken(self):

@@ -42,6 +42,15 @@ def clip_indices(length, frames, stride, start):
     return (start + stride * np.arange(frames, dtype=np.int64)) % length
 
 
+def spread_indices(length, frames):
+    """Positions of `frames` frames spread evenly over a whole video: the middle of each of as many equal parts.
+
+    Returns an int64 ndarray of shape (frames,); positions repeat where the video is shorter.
+    """
+    length, frames = (checks.count("spread_indices", n, v, 1) for n, v in (("length", length), ("frames", frames)))
+    return (2 * np.arange(frames, dtype=np.int64) + 1) * length // (2 * frames)
+
+
 def random_start(length, frames, stride, rng):
     """A start drawn evenly from 0 to ``length - frames * stride``, both included; 0 if the video is shorter."""
     return int(rng.integers(max(length - frames * stride, 0), endpoint=True))
