@@ -24,7 +24,8 @@ class ConvNorm(nn.Module):
 class Residual(nn.Module):
     """relu(branch(x) + shortcut(x)); the shortcut is a 1x1x1 convolution where shapes differ, else x itself.
 
-    The last norm of the branch starts with gamma = 0, so a fresh block passes its shortcut through.
+    With gamma = 0 in the last norm of the branch a fresh block passes its shortcut through: the released networks,
+    which go on from trained ones. With gamma = 1 a shallow network learns sooner from scratch.
     """
 
     def __init__(self, branch, in_channels, out_channels, stride):
@@ -37,7 +38,7 @@ class Residual(nn.Module):
         return F.relu(self.branch(x) + (x if self.shortcut is None else self.shortcut(x)))
 
 
-def bottleneck(in_channels, out_channels, width, stride=(1, 1, 1), frames=1):
+def bottleneck(in_channels, out_channels, width, stride=(1, 1, 1), frames=1, gamma=0.0):
     """kT x 1 x 1 to `width` channels, 1 x 3 x 3 (with the stride), 1 x 1 x 1 to `out_channels`; `frames` is kT.
 
     frames=1 is the block of C2D, frames=3 the inflated one of I3D (3x1x1).
@@ -45,16 +46,16 @@ def bottleneck(in_channels, out_channels, width, stride=(1, 1, 1), frames=1):
     branch = nn.Sequential(
         a=ConvNorm(in_channels, width, (frames, 1, 1)),
         b=ConvNorm(width, width, (1, 3, 3), stride),
-        c=ConvNorm(width, out_channels, (1, 1, 1), relu=False, gamma=0.0),
+        c=ConvNorm(width, out_channels, (1, 1, 1), relu=False, gamma=gamma),
     )
     return Residual(branch, in_channels, out_channels, stride)
 
 
-def basic(in_channels, out_channels, stride=(1, 1, 1), frames=1):
+def basic(in_channels, out_channels, stride=(1, 1, 1), frames=1, gamma=0.0):
     """Two convolutions of 3 x 3 in space, the first over `frames` frames and with the stride."""
     branch = nn.Sequential(
         a=ConvNorm(in_channels, out_channels, (frames, 3, 3), stride),
-        b=ConvNorm(out_channels, out_channels, (1, 3, 3), relu=False, gamma=0.0),
+        b=ConvNorm(out_channels, out_channels, (1, 3, 3), relu=False, gamma=gamma),
     )
     return Residual(branch, in_channels, out_channels, stride)
 

@@ -50,8 +50,8 @@ class Small(nn.Module):
         super().__init__()
         classes, in_channels = count("Small", "classes", classes), count("Small", "in_channels", in_channels)
         stages = {
-            "res2": [blocks.basic(16, 32)],
-            "res3": [blocks.basic(32, 64, (1, 2, 2)), blocks.basic(64, 64)],
+            "res2": [blocks.basic(16, 32, gamma=1.0)],
+            "res3": [blocks.basic(32, 64, (1, 2, 2), gamma=1.0), blocks.basic(64, 64, gamma=1.0)],
         }
         room = {"res2": 1, "res3": 1}[choice("Small", "place", place, tuple(stages))]
         number = count("Small", "number", number)
