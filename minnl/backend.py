@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import threadpoolctl
 
+from minnl import checks
+
 WHEELS = ("cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "cupy")
 INSTALL = 'pip install "cupy-cuda12x[ctk]>=14" (CUDA 12 driver) or pip install "cupy-cuda13x[ctk]>=14" (CUDA 13 driver)'
 
@@ -160,9 +162,5 @@ def set_threads(n):
     Results have the same bits whatever the number, where a fast kernel computes them.
     """
     global _threads
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"set_threads: n must be an int, got {type(n).__name__}")
-    if n < 1:
-        raise ValueError(f"set_threads: n must be 1 or more, got {n}")
-    _threads = n
+    _threads = n = checks.count("set_threads", "n", n)
     threadpoolctl.threadpool_limits(limits=n, user_api="blas")

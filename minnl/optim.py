@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from minnl import backend
+from minnl.checks import count, number
 from minnl.engine import Tensor
-from minnl.ops.arguments import count, number
 
 
 def groups(params, weight_decay):

@@ -7,17 +7,15 @@ both backends.
 
 import numpy as np
 
+from minnl import checks
+
 _generator = np.random.default_rng(0)
 
 
 def manual_seed(seed):
     """Start the generator anew from an int (0 or more); the same seed gives the same run."""
     global _generator
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"manual_seed: seed must be an int, got {type(seed).__name__}")
-    if seed < 0:
-        raise ValueError(f"manual_seed: seed must be 0 or more, got {seed}")
-    _generator = np.random.default_rng(seed)
+    _generator = np.random.default_rng(checks.count("manual_seed", "seed", seed, 0))
 
 
 def generator():

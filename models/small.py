@@ -8,7 +8,7 @@ what they saw, so without one the network can count features but not relate them
 from __future__ import annotations
 
 from minnl import nn
-from minnl.ops.arguments import choice, count
+from minnl.checks import choice, count
 from models import blocks
 
 

@@ -90,7 +90,7 @@ def test_views_cover_the_video_in_time_and_space(lossless):
     assert squashed.views(0, clips=2, crops=1)[0].shape == (2, 4, 16, 16, 3)
     with pytest.raises(ValueError, match="squash"):
         squashed.views(0)
-    with pytest.raises(ValueError, match="crops must be 1 or 3"):
+    with pytest.raises(ValueError, match="crops must be one of 1, 3"):
         data.views(0, crops=2)
 
 
@@ -111,7 +111,7 @@ def test_a_bad_file_is_refused_each_time_and_scanned_once(lossless, monkeypatch)
         ({"stride": 1.5}, "stride must be an int"),
         ({"frames": True}, "frames must be an int"),
         ({"size": (3, 4, 5)}, "size must be one int or two"),
-        ({"resize": "pad"}, "resize must be 'crop' or 'squash', got 'pad'"),
+        ({"resize": "pad"}, "resize must be one of 'crop', 'squash', got 'pad'"),
         ({"rate": -1}, "rate must be above 0"),
         ({"size": 16, "short_side": 15}, "short_side"),
         ({"size": 16, "short_side": (20, 18)}, "short_side"),

@@ -12,6 +12,7 @@ FLOORS = {
     "minnl/__init__.py": 3.9,  # the public face: it hands out what lies on floors 0 to 3
     "minnl/__main__.py": 3.9,
     "minnl/backend.py": 0,
+    "minnl/checks.py": 0,
     "minnl/random.py": 0,
     "minnl/windows.py": 0,
     "minnl/engine.py": 1,

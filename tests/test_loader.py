@@ -313,7 +313,7 @@ def test_ctrl_c_ends_the_run_and_its_threads(workers, consumer):
         ({"workers": -1}, "workers must be 0 or more"),
         ({"prefetch": 0}, "prefetch must be 1 or more"),
         ({"seed": -1}, "seed must be 0 or more"),
-        ({"on_error": "ignore"}, "on_error must be 'skip' or 'error', got 'ignore'"),
+        ({"on_error": "ignore"}, "on_error must be one of 'skip', 'error', got 'ignore'"),
         ({"batch_size": 11, "drop_last": True}, "10 samples make no batch of batch_size=11 with drop_last=True"),
         ({"dataset": Clips(0)}, "0 samples make no batch"),
     ],

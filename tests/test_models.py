@@ -12,6 +12,7 @@ import minnl
 import models
 from minnl import Tensor, engine, kernels, nn, optim
 from minnl import functional as F
+from minnl.data import RelationClips
 from minnl.study import bill
 from models import blocks
 
@@ -148,28 +149,34 @@ def one_torch_thread():
     torch.set_num_threads(count)
 
 
-# At a learning rate of 1e-3 AdamW, which makes every gradient one size, the noise of float32 among them, also carries
-# PyTorch in float32 off PyTorch in float64 by more than 1e-4 within 50 steps.
 SGD = "SGD", {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}  # as the paper has it
-ADAMW = "AdamW", {"lr": 3e-4, "weight_decay": 0.05}
+GENTLE = "SGD", SGD[1] | {"lr": 0.003}
+ADAMW = "AdamW", {"lr": 1e-3, "weight_decay": 0.01}
 
 
-@pytest.mark.parametrize(
-    "mode, steps, recipe",
-    [
-        (None, 50, SGD),
-        ("embedded", 50, SGD),
-        ("embedded", 50, ADAMW),
-        ("gaussian", 8, SGD),
-        ("dot", 8, SGD),
-        ("concat", 8, SGD),
-    ],
-)
-def test_losses_beside_pytorch(mode, steps, recipe, one_torch_thread):
-    data = batches(steps)
-    theirs = Twin(build(mode)).losses(data, recipe)
-    assert np.ptp(theirs) > 0.03, "the loss should move"
-    np.testing.assert_allclose(losses(build(mode), data, recipe), theirs, rtol=1e-4)
+def task(count, clips, steps, dtype):
+    """`steps` batches of the built-in task, going round `count` of them, so that there is something to learn."""
+    made = RelationClips("train", clips=count * clips)
+    pairs = [made.clip(i) for i in range(count * clips)]
+    x = np.stack([clip for clip, _ in pairs]).astype(dtype).reshape(count, clips, *made.shape)
+    labels = np.array([label for _, label in pairs]).reshape(count, clips)
+    return [(x[i % count], labels[i % count]) for i in range(steps)]
+
+
+@pytest.mark.parametrize("mode, steps", [(None, 50), ("embedded", 50), ("gaussian", 8), ("dot", 8), ("concat", 8)])
+def test_losses_beside_pytorch(mode, steps, one_torch_thread):
+    """In float32. At higher rates PyTorch in float32 leaves PyTorch in float64 by more than 1e-4 too: the next test."""
+    data = task(2, 24, steps, np.float32)
+    np.testing.assert_allclose(losses(build(mode), data, GENTLE), Twin(build(mode)).losses(data, GENTLE), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode, recipe", [(None, SGD), ("embedded", ADAMW)])
+def test_a_run_that_learns_beside_pytorch(mode, recipe, one_torch_thread):
+    """In float64, where 50 steps at full rate do not drown the comparison in rounding."""
+    data, model = task(2, 12, 50, np.float64), build(mode, dtype=np.float64)
+    theirs = Twin(model).losses(data, recipe)
+    assert theirs[0] - theirs[-1] > 0.2, "the loss should fall"
+    np.testing.assert_allclose(losses(model, data, recipe), theirs, rtol=1e-7)
 
 
 @pytest.mark.parametrize("recipe", [SGD, ADAMW])

@@ -280,7 +280,7 @@ def test_debug_names_the_module():
     "make, error, message",
     [
         (lambda: nn.Conv3d(0, 1, 1), ValueError, "Conv3d: in_channels must be 1 or more, got 0"),
-        (lambda: nn.Conv3d(1, 1.5, 1), TypeError, "Conv3d: out_channels must be an int, got float"),
+        (lambda: nn.Conv3d(1, 1.5, 1), TypeError, "Conv3d: out_channels must be an int, got 1.5"),
         (lambda: nn.Conv3d(4, 6, 1, groups=4), ValueError, "groups=4 must divide in_channels=4 and out_channels=6"),
         (lambda: nn.Conv3d(1, 1, (3, 3)), ValueError, r"Conv3d: kernel_size must be an int or three \(T, H, W\)"),
         (lambda: nn.Conv3d(1, 1, 1, stride=0), ValueError, "Conv3d: stride must be 1 or more"),

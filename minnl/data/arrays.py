@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from minnl.data import checks
-from minnl.data.clips import ClipDataset
+from minnl import checks
+from minnl.data.clips import ClipDataset, numbered_classes
 
 
 class ArrayClips(ClipDataset):
@@ -114,7 +114,7 @@ def array_classes(path):
     stored = _load(path, ("labels",))
     labels, classes = stored["labels"], stored.get("classes")
     if classes is None:
-        return checks.numbered_classes("ArrayClips", int(labels.max(initial=0)))
+        return numbered_classes("ArrayClips", int(labels.max(initial=0)))
     if classes.ndim != 1 or classes.dtype.kind != "U":
         raise ValueError(
             f"ArrayClips: classes in {path} must be strings of shape (K,), got {classes.dtype} of shape {classes.shape}"

@@ -2,7 +2,11 @@
 
 import numpy as np
 
-from minnl.data import checks, transforms
+from minnl import checks
+from minnl.data import transforms
+
+# A number as large as this in the place of a label is a date or a key, not a class.
+MOST_CLASSES = 100_000
 
 
 class ClipDataset:
@@ -196,3 +200,10 @@ class ClipDataset:
     def _read(self, index, positions):
         """Frames at `positions`: uint8 or float32 of shape (len(positions), H, W, C)."""
         raise NotImplementedError
+
+
+def numbered_classes(where, largest):
+    """The names "0", "1", ... of classes that have none, up to the largest label."""
+    if largest >= MOST_CLASSES:
+        raise ValueError(f"{where}: labels must be numbers of classes, from 0, or names; got {largest}")
+    return tuple(str(k) for k in range(largest + 1))

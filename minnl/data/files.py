@@ -4,8 +4,8 @@ import csv
 import os
 import threading
 
-from minnl.data import checks
-from minnl.data.clips import ClipDataset
+from minnl import checks
+from minnl.data.clips import ClipDataset, numbered_classes
 from minnl.data.video import VideoError, read_video, scan_video
 
 EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
@@ -69,7 +69,7 @@ class VideoFiles(ClipDataset):
         if rate is not None and not rate > 0:
             raise ValueError(f"{type(self).__name__}: rate must be above 0 frames a second, got {rate!r}")
         self.rate = rate
-        self._room = checks.count(type(self).__name__, "cache_bytes", cache_bytes)
+        self._room = checks.count(type(self).__name__, "cache_bytes", cache_bytes, 0)
         self._cache, self._known, self._lock = {}, {}, threading.Lock()
 
     def name(self, index):
@@ -266,4 +266,4 @@ def _csv_rows(path, split):
 def _classes(labels):
     if not all(label.isdecimal() for label in labels):
         return tuple(sorted(set(labels)))
-    return checks.numbered_classes("VideoCSV", max(map(int, labels), default=-1))
+    return numbered_classes("VideoCSV", max(map(int, labels), default=-1))

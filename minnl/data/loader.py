@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from minnl.data import checks
+from minnl import checks
 from minnl.data.video import VideoError
 
 
@@ -64,8 +64,8 @@ class Loader:
         self.dataset = dataset
         self.batch_size = checks.count("Loader", "batch_size", batch_size, 1)
         self.shuffle = bool(shuffle)
-        self.seed = checks.count("Loader", "seed", seed)
-        self.workers = checks.count("Loader", "workers", workers)
+        self.seed = checks.count("Loader", "seed", seed, 0)
+        self.workers = checks.count("Loader", "workers", workers, 0)
         self.drop_last = bool(drop_last)
         self.prefetch = checks.count("Loader", "prefetch", prefetch, 1)
         self.on_error = checks.choice("Loader", "on_error", on_error, ("skip", "error"))
@@ -85,7 +85,7 @@ class Loader:
 
     def set_epoch(self, epoch):
         """Go to `epoch`, 0 or more. After `load_state_dict` of that very epoch, the pass still starts at its batch."""
-        epoch = checks.count("set_epoch", "epoch", epoch)
+        epoch = checks.count("set_epoch", "epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._first, self._next = epoch, 0, 0
 
@@ -99,7 +99,7 @@ class Loader:
         Raises ValueError if that is the middle of an epoch which this loader would cut into other batches.
         """
         try:
-            epoch, batch = (checks.count("load_state_dict", key, state[key]) for key in ("epoch", "batch"))
+            epoch, batch = (checks.count("load_state_dict", key, state[key], 0) for key in ("epoch", "batch"))
             other = {key: (state[key], mine) for key, mine in self._cut().items() if state[key] != mine}
         except KeyError as error:
             raise ValueError(f"load_state_dict: state lacks {error}; it must come from Loader.state_dict") from None

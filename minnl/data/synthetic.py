@@ -38,6 +38,8 @@ import operator
 
 import numpy as np
 
+from minnl import checks
+
 TEST_SEED = 711_971  # every test set is drawn from this, whatever the user's seed
 CLASSES = ("same", "perpendicular", "opposite")
 # One step (dy, dx) of each direction; a quarter turn is one row further.
@@ -76,10 +78,10 @@ class RelationClips:
         if split not in ("train", "test"):
             raise ValueError(f"RelationClips: split is {split!r}, give 'train' or 'test'")
         self.split = split
-        self.clips = _integer("clips", clips, 1)
-        self.frames = _integer("frames", frames, 8)
-        self.size = _integer("size", size, 12)
-        self.seed = _integer("seed", seed, 0)
+        self.clips = checks.count("RelationClips", "clips", clips, 1)
+        self.frames = checks.count("RelationClips", "frames", frames, 8)
+        self.size = checks.count("RelationClips", "size", size, 12)
+        self.seed = checks.count("RelationClips", "seed", seed, 0)
         self.shape = (self.frames, self.size, self.size, 1)
         # Lengths in frames and pixels; (16, 24) gives 5 frames, patch 5, area 15, speed 2.
         self.seen = 5 * self.frames // 16
@@ -155,14 +157,3 @@ class RelationClips:
             x[t, y : y + self.patch, z : z + self.patch] = texture
             y += dy
             z += dx
-
-
-def _integer(name, value, least):
-    """value as an int of at least ``least``, or a ValueError that names the argument."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or number < least:
-        raise ValueError(f"RelationClips: {name} is {value!r}, give a whole number of at least {least}")
-    return number

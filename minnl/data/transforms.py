@@ -7,7 +7,7 @@ truncated sizes, crops, mean and deviation) are those of the authors' release of
 
 import numpy as np
 
-from minnl.data import checks
+from minnl import checks
 
 # One mean and deviation for all channels, on the scale of 0 to 255.
 MEAN = 114.75
@@ -38,7 +38,7 @@ def clip_indices(length, frames, stride, start):
     checks.count("clip_indices", "length", length, 1)
     checks.count("clip_indices", "frames", frames, 1)
     checks.count("clip_indices", "stride", stride, 1)
-    checks.count("clip_indices", "start", start)
+    checks.count("clip_indices", "start", start, 0)
     return (start + stride * np.arange(frames, dtype=np.int64)) % length
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minnl.data import checks
+from minnl import checks
 
 # What a healthy file may lack of the video it announces; docs/data.md has the figures behind it.
 SLACK_FRAMES = 3

@@ -6,9 +6,9 @@ import numpy as np
 
 from minnl import functional as F
 from minnl import windows
+from minnl.checks import count, number
 from minnl.nn import init
 from minnl.nn.module import Module, Parameter
-from minnl.ops.arguments import count, number
 
 
 class Conv3d(Module):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from minnl import functional as F
+from minnl.checks import choice, count, number
 from minnl.nn import init
 from minnl.nn.layers import BatchNorm3d, Conv3d
 from minnl.nn.module import Module, Parameter
-from minnl.ops.arguments import choice, count, number
 from minnl.ops.non_local import AXES, MODES
 
 

@@ -78,31 +78,3 @@ def one_axis(op, axis, ndim):
     if isinstance(axis, (tuple, list)) or axis is None:
         raise TypeError(f"{op}: axis must be one int, got {axis!r}")
     return axis_tuple(op, axis, ndim)[0]
-
-
-def choice(op, name, value, allowed):
-    """`value`, if it is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value
-
-
-def number(op, name, value, low=None, high=None):
-    """A Python float within [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
-    if not (low is None or value >= low) or not (high is None or value <= high):
-        bounds = f"{low} or more" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{op}: {name} must be {bounds}, got {value}")
-    return float(value)
-
-
-def count(op, name, value, least=1):
-    """An int of `least` or more."""
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}") from None
-    if value < least:
-        raise ValueError(f"{op}: {name} must be {least} or more, got {value}")
-    return value

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import operator
 
-from minnl import windows
+from minnl import checks, windows
 from minnl.engine import Op, hollow
 from minnl.ops.arguments import tensor
 
@@ -122,12 +121,9 @@ def conv3d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """
     x = tensor("conv3d", "x", x, 5, "(N, T, H, W, C)")
     weight = tensor("conv3d", "weight", weight, 5, "(kT, kH, kW, C // groups, K)")
-    try:
-        groups = operator.index(groups)
-    except TypeError:
-        raise TypeError(f"conv3d: groups must be an int, got {groups!r}") from None
+    groups = checks.count("conv3d", "groups", groups)
     channels, (*kernel, per_group, out) = x.shape[4], weight.shape
-    if groups < 1 or channels % groups or out % groups:
+    if channels % groups or out % groups:
         raise ValueError(f"conv3d: groups={groups} must divide the {channels} channels of x and the {out} of weight")
     if per_group * groups != channels:
         raise ValueError(

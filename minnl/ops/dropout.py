@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from minnl import random
+from minnl.checks import number
 from minnl.engine import Op, hollow
-from minnl.ops.arguments import number, tensor
+from minnl.ops.arguments import tensor
 
 
 def uniform_bits(xp, seed, count):

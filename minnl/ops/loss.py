@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from minnl import backend
+from minnl.checks import choice, number
 from minnl.engine import Op, Tensor, hollow
-from minnl.ops.arguments import broadcast_shape, choice, number, tensor
+from minnl.ops.arguments import broadcast_shape, tensor
 from minnl.ops.pointwise import sigmoid_of
 from minnl.ops.softmax import log_softmax_of
 

@@ -13,8 +13,9 @@ import math
 import operator
 
 from minnl import backend
+from minnl.checks import choice, number
 from minnl.engine import Op, hollow
-from minnl.ops.arguments import choice, number, tensor
+from minnl.ops.arguments import tensor
 
 MODES = ("gaussian", "embedded", "dot", "concat")
 AXES = ("spacetime", "space", "time")

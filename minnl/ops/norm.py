@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from minnl import backend
+from minnl.checks import number
 from minnl.engine import Op, Tensor, hollow
-from minnl.ops.arguments import number, tensor
+from minnl.ops.arguments import tensor
 
 
 class _ChannelsLast(Op):
