@@ -160,3 +160,22 @@ def test_a_forgotten_backward_leaks_nothing(no_collector):
         y = functional.relu(y)
     del y
     assert [r() for r in refs] == [None] * 9
+
+
+@pytest.mark.parametrize("mode", ["embedded", "dot", "concat"])
+def test_non_local_is_linear_in_positions(mode):
+    """L = P = 25,088, I = 64: f alone would take 2.5 GB; what is taken beyond inputs and outputs is under 300 MB."""
+    rng = np.random.default_rng(0)
+    shape = (1, 8, 56, 56, 64)
+    theta, phi, g = (Tensor(0.1 * rng.standard_normal(shape, np.float32), requires_grad=True) for _ in range(3))
+    weight = Tensor(rng.standard_normal(128, np.float32), requires_grad=True) if mode == "concat" else None
+    gy = np.ones(shape, np.float32)
+    tracemalloc.start()
+    try:
+        y = functional.non_local(theta, phi, g, mode=mode, weight=weight)
+        y.backward(gy)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    results = y.data.nbytes + sum(t.grad.nbytes for t in (theta, phi, g))
+    assert peak - results < 300e6

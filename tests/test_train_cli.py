@@ -16,7 +16,7 @@ import pytest
 import minnl
 import train
 from minnl import checkpoint, data
-from tests.videos import numbered, write_video
+from tests.videos import SHARED, numbered, write_video
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARRAYS = ("--data", "arrays", "--frames", "4", "--size", "16", "--stride", "1", "--rgb")
@@ -271,3 +271,20 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     process = start([*script, "--resume", "runs/long", "--max-steps", str(step + 3)])
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and f"stopped after step {step + 3};" in out, err
+
+
+@pytest.mark.skipif(not (SHARED / "containers").is_dir(), reason="needs ../shared/data/containers")
+@pytest.mark.filterwarnings("ignore:Loader. left out:RuntimeWarning")
+def test_odd_and_broken_videos_do_not_stop_a_run(run, tmp_path):
+    pytest.importorskip("av")
+    files = sorted((SHARED / "containers").iterdir())
+    rows = [f"{path},{i % 2},{split}" for split in ("train", "val") for i, path in enumerate(files)]
+    listing = tmp_path / "containers.csv"
+    listing.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    options = ("--frames", "4", "--size", "16", "--epochs", "1", "--batch-size", "4", "--threads", "1")
+    status, out, _ = run("--data", str(listing), *options, "--name", "containers")
+    assert status == 0 and "best test top-1" in out
+    with pytest.warns(RuntimeWarning, match="left out .*corrupted.mp4: decoding failed after 28 frames"):
+        assert run("--evaluate", "runs/containers")[0] == 0
+    status, _, error = run("--data", str(listing), *options, "--name", "strict", "--on-error", "error")
+    assert status == 1 and re.search("(corrupted|derived_).*: ", error)
