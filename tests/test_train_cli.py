@@ -152,7 +152,7 @@ def test_videos(run):
     for wrong, message in (("videos/val/dark/0.mp4", "dark/0.mp4: "), ("nowhere.mp4", "nowhere.mp4: No such file")):
         status, _, err = run("--predict", wrong, "--checkpoint", "runs/videos")
         assert status == 1 and message in err and err.count("\n") == 1
-    status, _, err = run(*arguments, "--name", "strict", "--on-error", "error")
+    status, _, err = run(*arguments, "--name", "containers-strict", "--on-error", "error")
     assert status == 1 and "videos/val/dark/0.mp4: " in err
 
 
@@ -286,5 +286,5 @@ def test_odd_and_broken_videos_do_not_stop_a_run(run, tmp_path):
     assert status == 0 and "best test top-1" in out
     with pytest.warns(RuntimeWarning, match="left out .*corrupted.mp4: decoding failed after 28 frames"):
         assert run("--evaluate", "runs/containers")[0] == 0
-    status, _, error = run("--data", str(listing), *options, "--name", "strict", "--on-error", "error")
+    status, _, error = run("--data", str(listing), *options, "--name", "containers-strict", "--on-error", "error")
     assert status == 1 and re.search("(corrupted|derived_).*: ", error)
