@@ -152,7 +152,7 @@ def test_videos(run):
     for wrong, message in (("videos/val/dark/0.mp4", "dark/0.mp4: "), ("nowhere.mp4", "nowhere.mp4: No such file")):
         status, _, err = run("--predict", wrong, "--checkpoint", "runs/videos")
         assert status == 1 and message in err and err.count("\n") == 1
-    status, _, err = run(*arguments, "--name", "containers-strict", "--on-error", "error")
+    status, _, err = run(*arguments, "--name", "strict", "--on-error", "error")
     assert status == 1 and "videos/val/dark/0.mp4: " in err
 
 
