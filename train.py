@@ -22,7 +22,7 @@ from pathlib import Path
 
 import minnl
 import models
-from minnl import checkpoint, data, optim
+from minnl import checkpoint, checks, data, optim
 from minnl.study import bill, pictures
 from minnl.training import Trainer, evaluate, part
 
@@ -33,6 +33,7 @@ RUNTIME = ("device", "workers", "threads")  # what may differ between a run and 
 def main(argv=None):
     args = arguments(argv)
     try:
+        check(args)
         minnl.set_threads(args.threads)
         if args.predict:
             return predict(args)
@@ -98,6 +99,15 @@ def arguments(argv):
         parser.error(f"--size takes one number or two, got {len(args.size)}")
     args.size = args.size or ([64, 96] if args.data else [24])
     return args
+
+
+def check(args):
+    """Refuse numbers that make no sense before anything is made; the rest is refused by those who use it."""
+    checks.count("recipe", "--epochs", args.epochs)
+    for name, high in (("warm_up", 1), ("label_smoothing", 1), ("clip_norm", None), ("memory", None)):
+        value = getattr(args, name)
+        if value is not None:
+            checks.number("recipe", f"--{name.replace('_', '-')}", value, 0, high)
 
 
 def stride(text):

@@ -9,6 +9,7 @@ from minnl import windows
 from minnl.checks import count, number
 from minnl.nn import init
 from minnl.nn.module import Module, Parameter
+from minnl.ops.dropout import probability
 
 
 class Conv3d(Module):
@@ -168,7 +169,7 @@ class Dropout(Module):
 
     def __init__(self, p=0.5, channels=False):
         super().__init__()
-        self.p, self.channels = number("Dropout", "p", p, 0, 1), bool(channels)
+        self.p, self.channels = probability("Dropout", p), bool(channels)
 
     def forward(self, x):
         return F.dropout(x, self.p, self.training, self.channels)

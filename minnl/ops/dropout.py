@@ -59,6 +59,14 @@ class Dropout(Op):
         return hollow(x.shape, x.dtype)
 
 
+def probability(where, p):
+    """p as a float in [0, 1)."""
+    p = number(where, "p", p, 0, 1)
+    if p == 1:
+        raise ValueError(f"{where}: p must be below 1 (p = 1 leaves nothing)")
+    return p
+
+
 def dropout(x, p=0.5, training=True, channels=False):
     """Set elements to 0 with probability p while training; x itself otherwise.
 
@@ -73,10 +81,7 @@ def dropout(x, p=0.5, training=True, channels=False):
     -----
     The mask follows minnl.manual_seed and is the same on the CPU and on a GPU. Formula: :class:`Dropout`.
     """
-    x = tensor("dropout", "x", x)
-    p = number("dropout", "p", p, 0, 1)
-    if p == 1:
-        raise ValueError("dropout: p must be below 1 (p = 1 leaves nothing)")
+    x, p = tensor("dropout", "x", x), probability("dropout", p)
     if channels and x.ndim < 2:
         raise ValueError(f"dropout: channels=True needs x of shape (N, ..., C), got {x.shape}")
     if not training or p == 0:
