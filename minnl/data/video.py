@@ -1,6 +1,6 @@
 """Video files to arrays, by PyAV (FFmpeg's libraries).
 
-PyAV is imported on first use: the rest of minnl works without it (``pip install "minnl[video]"``).
+PyAV is imported on first use: the rest of minnl works without it (``pip install "av>=17,<19"``).
 
 A file is decoded from its first frame on, never from the middle: seeking lands on other frames where an index is
 broken, and a file cut short shows itself only at its end. So there are two passes. `scan_video` decodes the whole file,
@@ -187,7 +187,7 @@ class _Video:
         try:
             import av
         except ImportError as error:
-            raise ImportError('video files need PyAV: pip install "minnl[video]"') from error
+            raise ImportError('video files need PyAV: pip install "av>=17,<19"') from error
         self.path, self.errors, self.furthest = path, (av.error.FFmpegError, OSError), 0.0
         self.area = av.video.reformatter.Interpolation.AREA
         self.reformatter = av.video.reformatter.VideoReformatter()
