@@ -120,12 +120,17 @@ def datasets(config, train=True):
         options = {"frames": config["frames"], "size": config["size"][0], "seed": config["seed"]}
         test = data.RelationClips("test", clips=TEST_CLIPS, **options)
         return (data.RelationClips("train", clips=config["clips"], **options) if train else None), test
-    options = {
+    options = video_options(config)
+    test = data.open_dataset(config["data"], train=False, **options)
+    return (data.open_dataset(config["data"], train=True, **options) if train else None), test
+
+
+def video_options(config):
+    """How clips are taken from videos."""
+    return {
         "frames": config["frames"], "stride": config["stride"], "size": tuple(config["size"] * 2)[:2],
         "resize": config["resize"], "differences": not config["rgb"],
     }  # fmt: skip
-    test = data.open_dataset(config["data"], train=False, **options)
-    return (data.open_dataset(config["data"], train=True, **options) if train else None), test
 
 
 def build(config):
@@ -198,10 +203,7 @@ def predict(args):
     model, config = load(checkpoint_path(args.checkpoint, "best"), args.device)
     if config["data"] is None:
         raise ValueError("--predict: this network was trained on the built-in task, not on videos (train with --data)")
-    video = data.one_video(
-        args.predict, config["classes"], frames=config["frames"], stride=config["stride"],
-        size=tuple(config["size"] * 2)[:2], resize=config["resize"], differences=not config["rgb"],
-    )  # fmt: skip
+    video = data.one_video(args.predict, config["classes"], **video_options(config))
     views, _ = video.views(0, clips=1 if config["stride"] == "whole" else 10, crops=1)
     with minnl.nn.evaluating(model):
         logits = model(minnl.Tensor(views, device=config["device"]))

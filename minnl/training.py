@@ -26,6 +26,7 @@ from minnl.optim import clip_grad_norm
 from minnl.progress import Progress
 
 LOG_EVERY = 20  # steps between two looks at the loss: on a GPU each look waits for all that was launched
+NOTHING = {"loss": 0.0, "correct": 0, "clips": 0, "seconds": 0.0}
 
 
 class Trainer:
@@ -64,7 +65,7 @@ class Trainer:
         self.clip_norm, self.label_smoothing = clip_norm, label_smoothing
         self.device = model.parameters()[0].device
         self.step, self.epoch, self.best = 0, 0, -1.0
-        self.sums = {"loss": 0.0, "correct": 0, "clips": 0, "seconds": 0.0}  # of the epoch so far
+        self.sums = dict(NOTHING)  # of the epoch so far
         self.pending = []  # (loss, correct, clips) of steps not yet looked at; on a GPU still in flight
         self._stop = False
 
@@ -149,14 +150,16 @@ class Trainer:
             "clips_per_second": clips / self.sums["seconds"],
         }
         self.epoch += 1
-        self.sums = dict.fromkeys(self.sums, 0) | {"loss": 0.0, "seconds": 0.0}
+        self.sums = dict(NOTHING)
         self.train_loader.set_epoch(self.epoch)
         self._log("epoch", **summary)
         better = result["top1"] > self.best
         self.best = max(self.best, result["top1"])
-        self.save("last")
-        if better:
+        if (
+            better
+        ):  # before `last`: killed in between, a run goes on from the old `last` and makes the same `best` again
             self.save("best")
+        self.save("last")
         progress.end_epoch(self.epoch, summary)
 
     def _log(self, kind, **values):

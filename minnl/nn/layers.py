@@ -86,10 +86,8 @@ class Linear(Module):
 
     def __init__(self, in_features, out_features, bias=True, std=0.01):
         super().__init__()
-        in_features, out_features = (
-            count("Linear", "in_features", in_features),
-            count("Linear", "out_features", out_features),
-        )
+        in_features = count("Linear", "in_features", in_features)
+        out_features = count("Linear", "out_features", out_features)
         self.weight = Parameter(init.normal((in_features, out_features), number("Linear", "std", std, 0)))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 

@@ -194,13 +194,18 @@ class Sequential(Module):
 
 
 @contextlib.contextmanager
-def evaluating(module):
-    """Context in which a module is in eval mode and no graph is recorded; each part's own mode comes back after."""
+def keeping_modes(module):
+    """Context after which a module and each part of it are in the mode, training or not, that they were in before."""
     before = [(m, m.training) for _, m in module.modules()]
-    module.eval()
     try:
-        with engine.no_grad():
-            yield module
+        yield module
     finally:
         for m, mode in before:
             m.training = mode
+
+
+@contextlib.contextmanager
+def evaluating(module):
+    """Context in which a module is in eval mode and no graph is recorded; each part's own mode comes back after."""
+    with keeping_modes(module), engine.no_grad():
+        yield module.eval()

@@ -13,6 +13,7 @@ import numpy as np
 
 from minnl import debugging, engine, random
 from minnl.engine import Tensor, hollow
+from minnl.nn.module import keeping_modes
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,15 @@ def plan(model, shape, optimizer_arrays=2):
     state = list(model.state_dict().values())
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     x = Tensor(hollow(tuple(shape), dtype), requires_grad=False)
-    modes = [(m, m.training) for _, m in model.modules()]
     chance = random.get_state()  # dropout draws a seed all the same
     engine.state.plan, log = [], []
     try:
-        model.train()
-        with debugging.module_paths():
-            model(x)
+        with keeping_modes(model), debugging.module_paths():
+            model.train()(x)
         log = engine.state.plan
     finally:
         engine.state.plan = None
         random.set_state(chance)
-        for m, mode in modes:
-            m.training = mode
     trained = (1 + optimizer_arrays) * sum(p.data.nbytes for p in parameters if p.requires_grad)
     fixed = sum(a.nbytes for a in state) + trained
     rows = _rows(log, {id(root(a)) for a in [*state, x.data]}, {id(p.data) for p in parameters if p.requires_grad})

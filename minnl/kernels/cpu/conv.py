@@ -12,17 +12,17 @@ import math
 import numpy as np
 
 from minnl.kernels import threads
+from minnl.kernels.cpu.kernel import Float32Kernel
 
 BLOCK_ELEMENTS = 192 * 1024  # of the column matrix at once: 768 KB, so that it stays in a 1 MB cache with its product
 
 
-class ColumnConv3d:
+class ColumnConv3d(Float32Kernel):
     """The kernel for float32 on NumPy without groups; the textbook body does the rest."""
 
     @staticmethod
     def suits(op, arrays):
-        x = arrays[0]
-        return type(x) is np.ndarray and x.dtype == np.float32 and op.groups == 1 and x.size > 0
+        return Float32Kernel.suits(op, arrays) and op.groups == 1 and arrays[0].size > 0
 
     @staticmethod
     def forward(op, x, weight, bias=None):

@@ -9,17 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from minnl.kernels import threads
+from minnl.kernels.cpu.kernel import Float32Kernel
 
 BLOCK_ELEMENTS = 64 * 1024  # logits at once: 256 KB, twice in backward
 
 
-class StreamedSoftmax:
-    """The kernel for float32 on NumPy."""
-
-    @staticmethod
-    def suits(op, arrays):
-        return type(arrays[0]) is np.ndarray and arrays[0].dtype == np.float32
-
+class StreamedSoftmax(Float32Kernel):
     @staticmethod
     def forward(op, theta, phi, g):
         op.shapes(theta, phi, g)

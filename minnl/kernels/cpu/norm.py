@@ -9,18 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from minnl.kernels import threads
+from minnl.kernels.cpu.kernel import Float32Kernel
 
 BLOCK_ELEMENTS = 32 * 1024  # 128 KB: a block, its deviation and its result fit a core's cache together
 LANES = 512  # few channels make short inner loops: several rows are taken as one, at least this wide
 
 
-class BlockedBatchNorm:
-    """The kernel for float32 on NumPy."""
-
-    @staticmethod
-    def suits(op, arrays):
-        return type(arrays[0]) is np.ndarray and arrays[0].dtype == np.float32
-
+class BlockedBatchNorm(Float32Kernel):
     @staticmethod
     def forward(op, x, weight, bias):
         op.x, op.weight = x, weight
