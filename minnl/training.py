@@ -155,10 +155,8 @@ class Trainer:
         self._log("epoch", **summary)
         better = result["top1"] > self.best
         self.best = max(self.best, result["top1"])
-        if (
-            better
-        ):  # before `last`: killed in between, a run goes on from the old `last` and makes the same `best` again
-            self.save("best")
+        if better:
+            self.save("best")  # before `last`: a run that is killed in between repeats the epoch, no best is lost
         self.save("last")
         progress.end_epoch(self.epoch, summary)
 

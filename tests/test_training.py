@@ -196,6 +196,20 @@ def test_best_and_last(tmp_path, monkeypatch):
     assert epochs_saved() == [5, 5]
 
 
+def test_killed_between_best_and_last_the_best_is_there(tmp_path, monkeypatch):
+    trainer, save = make(tmp_path), Trainer.save
+
+    def killed(self, name):
+        if name == "last":
+            raise KeyboardInterrupt
+        save(self, name)
+
+    monkeypatch.setattr(Trainer, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(plain=True)
+    assert checkpoint.load(tmp_path / "best.safetensors")[1]["epoch"] == 1
+
+
 def test_the_log_after_a_checkpoint_is_dropped(tmp_path):
     trainer = make(tmp_path)
     trainer.fit(max_steps=4)
