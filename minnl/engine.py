@@ -255,7 +255,7 @@ def sweep(root, grad=None, retain_graph=False):
     for x, gx in (arrived | waiting).items():
         if x.grad is not None:
             x.grad = _plus(x.grad, gx)
-        elif gx.base is not None or id(gx) in taken:  # a view, or went to two inputs, or is the caller's own array
+        elif isinstance(gx.base, type(gx)) or id(gx) in taken:  # a view, or went to two inputs, or is the caller's own
             with backend.on(x.device):
                 x.grad = gx.copy()
         else:
