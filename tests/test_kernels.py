@@ -20,7 +20,7 @@ import minnl
 from minnl import Tensor, backend, kernels
 from minnl import functional as F
 from minnl.kernels import threads
-from minnl.kernels.cpu import conv, non_local, norm
+from minnl.kernels.cpu import non_local, norm
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 TOLERANCE = 1e-5
@@ -73,70 +73,6 @@ def same_bits(fn, inputs):
         minnl.set_threads(count)
         results.append([a.tobytes() for a in outcome(fn, inputs, "fast")[0]])
     assert all(r == results[0] for r in results)
-
-
-@st.composite
-def convolutions(draw):
-    """(shape of x, shape of weight, arguments) of a convolution whose windows fit."""
-    axes = [draw(st.tuples(*(st.integers(1, n) for n in (3, 3, 2)), st.integers(0, 4))) for _ in range(3)]
-    kernel, stride, dilation, padding = zip(*axes, strict=True)
-    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, _, d, p in axes]
-    sizes = [draw(st.integers(n, n + 5)) for n in least]
-    n, c, k = draw(st.integers(1, 6)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    arguments = {"stride": stride, "padding": padding, "dilation": dilation}
-    return (n, *sizes, c), (*kernel, c, k), arguments
-
-
-@QUICK
-@given(case=convolutions(), bias=st.booleans(), block=st.sampled_from([1, 100, 1000, conv.BLOCK_ELEMENTS]))
-def test_convolution(case, bias, block):
-    x, weight, arguments = case
-    inputs = arrays(x, weight, *([weight[-1:]] if bias else []))
-    with mock.patch.object(conv, "BLOCK_ELEMENTS", block):
-        agree(lambda *tensors: F.conv3d(*tensors, **arguments), inputs)
-
-
-@pytest.mark.parametrize("padding", ["same", "valid", (3, 5, 4)])
-@pytest.mark.parametrize("stride", [1, 2, (1, 3, 2)])
-def test_convolution_whose_padding_is_wider_than_its_window(stride, padding):
-    if padding == "same" and stride != 1:
-        stride = 1
-    for shape in ((1, 5, 7, 6, 3), (5, 5, 7, 6, 3)):  # slabs of frames, slabs of samples
-        agree(lambda x, w: F.conv3d(x, w, stride=stride, padding=padding), arrays(shape, (2, 3, 2, 3, 4)))
-
-
-def test_convolution_of_arrays_that_are_not_contiguous():
-    def fn(x, w):
-        return F.conv3d(x.transpose(0, 1, 3, 2, 4), w, padding=1)
-
-    agree(fn, arrays((2, 4, 5, 6, 3), (3, 3, 3, 3, 4)))
-    x, w = (np.asarray(a, np.float32, order="F") for a in arrays((2, 4, 5, 6, 3), (3, 3, 3, 3, 4)))
-    expected = F.conv3d(Tensor(np.ascontiguousarray(x)), Tensor(np.ascontiguousarray(w))).data
-    np.testing.assert_array_equal(F.conv3d(Tensor(x), Tensor(w)).data, expected)
-
-
-def test_convolution_in_many_slabs_and_blocks():
-    for shape in ((1, 9, 12, 11, 8), (17, 3, 12, 11, 8)):
-        inputs = arrays(shape, (3, 3, 3, 8, 6), (6,))
-        for stride in (1, 2):
-            with mock.patch.object(conv, "BLOCK_ELEMENTS", 5000):
-                agree(lambda *t, stride=stride: F.conv3d(*t, stride=stride, padding=1), inputs)
-                same_bits(lambda *t, stride=stride: F.conv3d(*t, stride=stride, padding=1), inputs)
-
-
-def test_convolution_copies_no_more_than_a_block(monkeypatch):
-    sizes, columns = [], conv.columns
-
-    def watched(windows):
-        made = columns(windows)
-        sizes.append(made.size)
-        return made
-
-    monkeypatch.setattr(conv, "columns", watched)
-    monkeypatch.setattr(conv, "BLOCK_ELEMENTS", 2 * 10 * 27 * 4)
-    inputs = arrays((2, 6, 10, 10, 4), (3, 3, 3, 4, 4))
-    outcome(lambda x, w: F.conv3d(x, w, padding=1), inputs, "fast")
-    assert set(sizes) == {2 * 10 * 27 * 4}
 
 
 @st.composite

@@ -14,6 +14,7 @@ import threading
 import numpy as np
 
 SMALLEST = 256 * 1024  # bytes: below, the C library finds warm memory by itself
+_LOOK = 8  # blocks are looked through for one that this thread had: another one's would sit in another core's cache
 _ALIGNED = 64  # bytes: a cache line, and the widest vector
 
 
@@ -25,7 +26,7 @@ class Pool:
     """
 
     def __init__(self):
-        self.free = {}  # size -> blocks (buffer, address), the one that came back last at the end
+        self.free = {}  # size -> (thread that gave it, buffer, address) of blocks, the one given last at the end
         self.held = self.used = self.peak = 0  # bytes: in free blocks, in arrays, most in arrays at once
         self.lock = threading.RLock()  # again from the same thread: the collector may run `give` inside `take`
 
@@ -36,7 +37,9 @@ class Pool:
             blocks = self.free.get(size)
             if blocks:
                 self.held -= size
-                return blocks.pop()
+                me = threading.get_ident()
+                mine = (i for i in range(-1, -1 - min(len(blocks), _LOOK), -1) if blocks[i][0] == me)
+                return blocks.pop(next(mine, -1))[1:]
             for other in list(self.free):
                 while self.free[other] and self.held + self.used > self.peak:
                     self.free[other].pop()
@@ -48,14 +51,14 @@ class Pool:
         with self.lock:
             self.used -= size
             self.held += size
-            self.free.setdefault(size, []).append(block)
+            self.free.setdefault(size, []).append((threading.get_ident(), *block))
 
 
 pool = Pool()
 
 
 class _Lease:
-    """Who owns the memory of one array: NumPy keeps it alive as long as any view of the array, then the block returns."""
+    """Owner of an array's memory: NumPy keeps it alive as long as any view of the array; then the block returns."""
 
     __slots__ = ("__array_interface__", "block", "size")
 

@@ -10,21 +10,27 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
-
-import threadpoolctl
 
 from minnl import backend
 
-_controller = functools.cache(threadpoolctl.ThreadpoolController)
 _inside = threading.local()
 _alone = {"callers": 0, "limit": None}
 _alone_lock = threading.Lock()
 
 
 @functools.cache
+def _controller():
+    import threadpoolctl  # here and below: what takes time to load waits until there is work, `import minnl` is quick
+
+    return threadpoolctl.ThreadpoolController()
+
+
+@functools.cache
 def _pool(threads):
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(threads, thread_name_prefix="minnl-kernel")
 
 
@@ -45,21 +51,38 @@ def _one_blas_thread():
 
 
 def run(task, items):
-    """Call ``task(item)`` for every item, on all threads; returns the results in order."""
+    """Call ``task(item)`` for every item, on all threads; returns the results in order.
+
+    The calling thread works too. Whoever is free takes the next item, so unequal tasks even out.
+    """
     items = list(items)
-    threads = min(backend.threads(), len(items))
+    helpers = min(backend.threads(), len(items)) - 1
     with _one_blas_thread():
-        if threads < 2 or getattr(_inside, "task", False):
+        if helpers < 1 or getattr(_inside, "task", False):
             return [task(item) for item in items]
-        # Each task in a copy of the caller's context: what np.errstate says there holds here too.
-        calls = [functools.partial(contextvars.copy_context().run, _marked, task, item) for item in items]
-        return list(_pool(backend.threads()).map(lambda call: call(), calls))
+        results, turn = [None] * len(items), itertools.count()
+
+        def work():
+            while (i := next(turn)) < len(items):
+                results[i] = task(items[i])
+
+        # Each in a copy of the caller's context: what np.errstate says there holds here too.
+        others = [_pool(helpers).submit(contextvars.copy_context().run, _marked, work) for _ in range(helpers)]
+        try:
+            _marked(work)
+        finally:
+            # One that has not begun (another user thread keeps the pool busy) would find nothing left to do.
+            errors = [other.exception() for other in others if not other.cancel()]
+        for error in errors:
+            if error is not None:
+                raise error
+        return results
 
 
-def _marked(task, item):
+def _marked(work):
     _inside.task = True  # a task that calls `run` again computes in its own thread: the pool could be full of such
     try:
-        return task(item)
+        work()
     finally:
         _inside.task = False
 
@@ -68,3 +91,8 @@ def shares(n, most=8):
     """Slices that cut range(n) into at most `most` nearly equal parts."""
     parts = max(1, min(n, most))
     return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+
+
+def pieces(n, longest):
+    """Slices that cut range(n) into the fewest nearly equal parts of at most `longest`."""
+    return shares(n, -(-n // max(1, longest)))

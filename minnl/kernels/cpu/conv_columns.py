@@ -1,0 +1,96 @@
+"""Convolution as a matrix product over blocks of columns: docs/kernels/conv_columns.md.
+
+A row of the column matrix is one window, unrolled: taps * C numbers. As a whole the matrix would be `taps` times the
+input (27 times for 3x3x3); here a block of it, small enough for the cache, is gathered, multiplied and forgotten. For
+few channels: with many, every tap is a good matrix product by itself (conv_taps.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minnl.kernels import memory, threads
+from minnl.kernels.cpu.gather import in_runs, padded, strided
+from minnl.kernels.cpu.gemm import multiply
+
+BLOCK_ELEMENTS = 128 * 1024  # of the column matrix at once: 512 KB
+SHORT_RUN = 64  # numbers of one row of a window; shorter ones are gathered in two steps
+
+
+def correlate(x, weight, y, stride, pads, dilation):
+    """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
+    w = weight.reshape(-1, weight.shape[4])
+
+    def one(part):
+        windows, out = Windows(x, weight.shape, stride, pads, dilation, y.shape, part), y[part]
+        for block in windows.blocks():
+            rows = out[block].reshape(-1, out.shape[-1])  # a view: a block is a run of whole lines
+            multiply(windows.columns(block), w, rows)
+
+    threads.run(one, parts(y.shape))
+
+
+def weight_gradient(x, gy, gw, stride, pads, dilation):
+    """Sum over blocks of columns^T times gy; each part sums for itself, and the sums are added in the parts' order."""
+
+    def one(part):
+        windows, g = Windows(x, gw.shape, stride, pads, dilation, gy.shape, part), gy[part]
+        total = np.zeros((math.prod(gw.shape[:4]), gw.shape[4]), gy.dtype)
+        product = np.empty_like(total)
+        for block in windows.blocks():
+            total += multiply(windows.columns(block).T, g[block].reshape(-1, g.shape[-1]), product)
+        return total
+
+    gw[...] = sum(threads.run(one, parts(gy.shape))).reshape(gw.shape)
+
+
+def parts(shape):
+    """(samples, frames) slices that cut an output (N, T', H', W', K): by samples, and by frames if those are few."""
+    if shape[0] >= 4:
+        return [(samples, slice(0, shape[1])) for samples in threads.shares(shape[0])]
+    return [(slice(n, n + 1), frames) for n in range(shape[0]) for frames in threads.shares(shape[1], 4)]
+
+
+class Windows:
+    """The windows of one part of the output: `view` (n, T', H', W', ...) of runs, each window ... runs."""
+
+    def __init__(self, x, weight, stride, pads, dilation, out_shape, part):
+        samples, frames = part
+        (kt, kh, kw, c, _), (dt, dh, dw) = weight, dilation
+        self.dtype, self.row = x.dtype, kt * kh * kw * c
+        counts = (frames.stop - frames.start, *out_shape[2:4])
+        first = [n * s - before for n, s, (before, _) in zip((frames.start, 0, 0), stride, pads, strict=True)]
+        size = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(counts, stride, dilation, weight[:3], strict=True)]
+        big = padded(x[samples], first, size)
+        n, st = big.shape[0], big.strides
+        steps = [s * step for s, step in zip(st[1:4], stride, strict=True)]
+        if dw > 1:
+            shape, strides, self.run = (*counts, kt, kh, kw), (*steps, dt * st[1], dh * st[2], dw * st[3]), c
+        elif dh > 1 or kh == 1 or kw * c > SHORT_RUN:
+            shape, strides, self.run = (*counts, kt, kh), (*steps, dt * st[1], dh * st[2]), kw * c
+        else:  # first what each line of windows sees of each row, so that a window's rows then lie one below the other
+            lines = memory.empty((n, size[0], counts[2], size[1], kw * c), x.dtype)
+            in_runs(lines)[...] = strided(big, lines.shape[:4], (st[0], st[1], steps[2], st[2]), kw * c)
+            big, st = lines, lines.strides
+            shape, self.run = (*counts, kt), kh * kw * c
+            strides = (stride[0] * st[1], stride[1] * st[3], st[2], dt * st[1])
+        self.view = strided(big, (n, *shape), (st[0], *strides), self.run)
+
+    def blocks(self):
+        """Index tuples that cut the windows into runs of whole lines whose columns fit the cache."""
+        n, t, h, w = self.view.shape[:4]
+        rows = max(1, BLOCK_ELEMENTS // self.row)
+        if rows >= t * h * w:
+            return [(some,) for some in threads.pieces(n, rows // (t * h * w))]
+        if rows >= h * w:
+            return [(i, some) for i in range(n) for some in threads.pieces(t, rows // (h * w))]
+        return [(i, j, some) for i in range(n) for j in range(t) for some in threads.pieces(h, rows // w)]
+
+    def columns(self, block):
+        """The rows of the column matrix for a block."""
+        windows = self.view[block]
+        out = memory.empty((*windows.shape, self.run), self.dtype)
+        in_runs(out)[...] = windows
+        return out.reshape(-1, self.row)

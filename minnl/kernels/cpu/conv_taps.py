@@ -1,0 +1,131 @@
+"""Convolution as one matrix product for each tap: docs/kernels/conv_taps.md.
+
+What the textbook body does, with three differences. Only outputs whose tap falls on the input take part, so padding
+costs nothing: on a 4 x 4 map a 3 x 3 window would spend a third of its multiplications on zeros. The products are taken
+in blocks, on all threads. And windows of one pixel need no copy: a run of positions is a matrix as it lies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from minnl.kernels import memory, threads
+from minnl.kernels.cpu.gemm import multiply
+
+BLOCK_ELEMENTS = 64 * 1024  # positions * channels at once: taps are added up in a block, which so stays in the cache
+SUM_ROWS = 240  # positions at once in the weight gradient: the longest sum that gemm.py cuts into 64 x 64
+WIDE = 128  # channels that one task computes, where the weight is large
+LARGE = 128 * 1024  # elements of one tap's matrix from which on it is
+
+
+def correlate(x, weight, y, stride, pads, dilation):
+    """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
+    x, y = _merged(x, y, weight.shape, stride, pads)
+    meet = Meeting(x.shape, y.shape, weight.shape, stride, pads, dilation)
+    c, k = weight.shape[3:]
+
+    def one(task):
+        block, some = task
+        out = y[block][..., some]
+        begun = False
+        for tap in meet.taps:
+            theirs, ours = meet(tap, block)
+            rows, target, w = x[theirs].reshape(-1, c), y[ours][..., some], weight[tap][:, some]
+            if not begun and target.shape == out.shape:  # this tap sees every output of the block
+                multiply(rows, w, out.reshape(-1, out.shape[-1]))  # a view: a block is a run of positions
+            else:
+                if not begun:
+                    out[...] = 0
+                target += multiply(rows, w, memory.empty((len(rows), w.shape[1]), x.dtype)).reshape(target.shape)
+            begun = True
+        if not begun:
+            out[...] = 0
+
+    large = c * k >= LARGE
+    rows = LARGE // max(c, k) * 2 if large else BLOCK_ELEMENTS // max(c, k)
+    if len(meet.taps) == 1:  # nothing is added up: large blocks are fewer calls
+        rows = max(rows, math.prod(y.shape[:4]) // (4 if large else 16))
+    columns = threads.pieces(k, WIDE if large else k)
+    threads.run(one, list(itertools.product(blocks(y.shape[:4], rows), columns)))
+
+
+def weight_gradient(x, gy, gw, stride, pads, dilation):
+    """gw: for each tap, what it saw of x, transposed, times gy."""
+    x, gy = _merged(x, gy, gw.shape, stride, pads)
+    meet = Meeting(x.shape, gy.shape, gw.shape, stride, pads, dilation)
+    c, k = gw.shape[3:]
+    channels = threads.pieces(c, WIDE if c * k >= LARGE else c)
+    every = blocks(gy.shape[:4], SUM_ROWS)
+    shares = threads.shares(len(every), max(1, 16 // max(1, len(meet.taps) * len(channels))))
+
+    def one(task):
+        tap, some, share = task
+        total = np.zeros((some.stop - some.start, k), x.dtype)
+        product = np.empty_like(total)
+        for block in every[share]:
+            theirs, ours = meet(tap, block)
+            rows = x[theirs][..., some].reshape(-1, some.stop - some.start)
+            if len(rows):
+                total += multiply(rows.T, gy[ours].reshape(-1, k), product)
+        return total
+
+    tasks = list(itertools.product(meet.taps, channels, shares))
+    gw[...] = 0
+    for (tap, some, _), total in zip(tasks, threads.run(one, tasks), strict=True):
+        gw[tap][some] += total
+
+
+class Meeting:
+    """Which outputs and inputs a tap brings together: ``theirs, ours = meet(tap, block)``, index tuples of slices.
+
+    `taps` begins with the one that sees most.
+    """
+
+    def __init__(self, x, y, weight, stride, pads, dilation):
+        self.x, self.stride, self.pads, self.dilation = x[1:4], stride, pads, dilation
+        everything = tuple(slice(0, n) for n in y[:4])
+        sees = {tap: math.prod(s.stop - s.start for s in self(tap, everything)[1]) for tap in np.ndindex(*weight[:3])}
+        self.taps = sorted((tap for tap in sees if sees[tap]), key=lambda tap: -sees[tap])
+
+    def __call__(self, tap, block):
+        theirs, ours = [block[0]], [block[0]]
+        for k, size, s, (before, _), d, out in zip(
+            tap, self.x, self.stride, self.pads, self.dilation, block[1:], strict=True
+        ):
+            shift = k * d - before  # output o sees input o * s + shift
+            first = max(out.start, -(shift // s))
+            last = max(first, min(out.stop, (size - 1 - shift) // s + 1))
+            ours.append(slice(first, last))
+            theirs.append(slice(first * s + shift, max(0, (last - 1) * s + shift + 1) if last > first else 0, s))
+        if any(o.stop <= o.start for o in ours[1:]):  # nothing: both empty, wherever that is
+            ours[1:], theirs[1:] = [slice(0, 0)] * 3, [slice(0, 0)] * 3
+        return tuple(theirs), tuple(ours)
+
+
+def blocks(shape, most):
+    """Runs of positions (N, T, H, W), each at most about `most` and whole lines of W: tuples of four slices."""
+    n, t, h, w = shape
+    return list(
+        itertools.product(
+            threads.pieces(n, most // (t * h * w)),
+            threads.pieces(t, most // (h * w)),
+            threads.pieces(h, most // w),
+            [slice(0, w)],
+        )
+    )
+
+
+def _merged(x, y, weight, stride, pads):
+    """Axes along which the window is one position become one axis, so that blocks can cut it anywhere."""
+    flat = [
+        k == s == 1 and before == 0 and n == out
+        for k, s, (before, _), n, out in zip(weight[:3], stride, pads, x.shape[1:4], y.shape[1:4], strict=True)
+    ]
+    if all(flat):
+        x, y = (a.reshape(1, 1, -1, 1, a.shape[4]) for a in (x, y))
+    elif flat[1] and flat[2]:
+        x, y = (a.reshape(*a.shape[:2], -1, 1, a.shape[4]) for a in (x, y))
+    return x, y

@@ -1,0 +1,55 @@
+"""Copying windows and tiles out of clips, a run of numbers at a time.
+
+NumPy copies an array of small records much quicker than the same bytes as one more axis of floats: each record is one
+memcpy, without a loop around a few numbers. So the kernels look at a run (all channels of a pixel, a row of a window)
+as one element of dtype void. Such elements may overlap: windows do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minnl.kernels import memory
+
+
+class _Memory:
+    """What NumPy asks for to make an array from an address; it keeps the owner of the memory alive."""
+
+    def __init__(self, interface, owner):
+        self.__array_interface__, self.owner = interface, owner
+
+
+def strided(array, shape, strides, run):
+    """An array of runs, each `run` numbers that lie side by side, over the memory of `array` from its first element.
+
+    As np.lib.stride_tricks.as_strided, nothing checks that shape and strides (in bytes) stay within the array.
+    """
+    interface = {
+        "version": 3,
+        "data": array.__array_interface__["data"],
+        "typestr": f"|V{run * array.itemsize}",
+        "shape": tuple(shape),
+        "strides": tuple(strides),
+    }
+    return np.asarray(_Memory(interface, array))
+
+
+def in_runs(array):
+    """(..., C) as (...) of runs of C."""
+    return array.view(f"V{array.shape[-1] * array.itemsize}")[..., 0]
+
+
+def padded(x, first, size):
+    """x[:, i : i + size[0], …] for (i, …) = first over the axes (T, H, W) of x (N, T, H, W, C); zero outside.
+
+    A view of x where all of it is inside.
+    """
+    inside = [slice(max(0, i), max(0, i + n)) for i, n in zip(first, size, strict=True)]
+    part = x[(slice(None), *inside)]
+    if part.shape[1:4] == tuple(size):
+        return part
+    whole = memory.empty((x.shape[0], *size, x.shape[4]), x.dtype)
+    whole.fill(0)  # the border alone would be six small calls, which take longer
+    to = [slice(s.start - i, s.start - i + n) for s, i, n in zip(inside, first, part.shape[1:4], strict=True)]
+    in_runs(whole)[(slice(None), *to)] = in_runs(part)
+    return whole

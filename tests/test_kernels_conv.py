@@ -1,0 +1,181 @@
+"""Fast convolution: every method by itself, over shapes at random, against the textbook body in float64."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from minnl import Tensor
+from minnl import functional as F
+from minnl.kernels.cpu import conv, conv_columns, conv_taps, conv_winograd, gemm, winograd
+from tests.test_kernels import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
+
+QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+METHODS = {
+    "taps": (conv_taps,),
+    "columns": (conv_columns,),
+    **{f"winograd {m}": (conv_winograd, m) for m in conv.TILES},
+}
+WINOGRAD = 1e-4  # of the largest value; what the other methods have to keep is agree's default
+
+
+@st.composite
+def convolutions(draw, window=None, steps=True, groups=True):
+    """(shape of x, shape of weight, arguments) of a convolution whose windows fit."""
+    axes = []
+    for axis in range(3):
+        kernel = window[axis] if window and window[axis] else draw(st.integers(1, 3))
+        stride, dilation = draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (3, 1)] if steps else [(1, 1)]))
+        axes.append((kernel, stride, dilation, draw(st.integers(0, 4))))
+    kernel, stride, dilation, padding = zip(*axes, strict=True)
+    if max(stride) > 1:
+        dilation = (1, 1, 1)
+    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, _, d, p in zip(kernel, stride, dilation, padding, strict=True)]
+    sizes = [draw(st.integers(n, n + 9)) for n in least]
+    group = draw(st.sampled_from([1, 1, 2])) if groups else 1
+    n, c, k = draw(st.integers(1, 6)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    arguments = {"stride": stride, "padding": padding, "dilation": dilation, "groups": group}
+    return (n, *sizes, c * group), (*kernel, c, k * group), arguments
+
+
+def by(method):
+    """Every convolution by that method, whatever would be quickest."""
+    return mock.patch.object(conv, "choose", lambda *shapes: METHODS[method])
+
+
+@QUICK
+@given(case=convolutions(), bias=st.booleans())
+def test_chosen(case, bias):
+    x, weight, arguments = case
+    agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight, *([weight[-1:]] if bias else [])), WINOGRAD)
+
+
+@pytest.mark.parametrize("block", [1, 50, 1000])
+@pytest.mark.parametrize("method", ["taps", "columns"])
+@QUICK
+@given(case=convolutions())
+def test_method(method, block, case):
+    x, weight, arguments = case
+    small = (
+        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=block, SUM_ROWS=block),
+        mock.patch.object(conv_columns, "BLOCK_ELEMENTS", block),
+    )
+    with by(method), small[0], small[1]:
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("block", [1, 100, 8192])
+@pytest.mark.parametrize("m", conv.TILES)
+@QUICK
+@given(case=convolutions((None, 3, 3), steps=False, groups=False))
+def test_winograd(m, block, case):
+    x, weight, arguments = case
+    assume(arguments["padding"][0] < weight[0])
+    small = dict.fromkeys(("BLOCK_ELEMENTS", "SUM_BLOCK_ELEMENTS", "SLAB_ELEMENTS", "WEIGHT_PIECE"), block)
+    for partial in (0, 10**9):  # one sum for all, or each part its own
+        with by(f"winograd {m}"), mock.patch.multiple(conv_winograd, PARTIAL_ELEMENTS=partial, **small):
+            agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight), WINOGRAD)
+
+
+@pytest.mark.parametrize("m", conv.TILES)
+def test_winograd_cuts_a_large_weight_by_its_output_channels(m):
+    with by(f"winograd {m}"), mock.patch.object(conv_winograd, "WEIGHT_ELEMENTS", (m + 2) ** 2 * 3 * 5 * 2):
+        agree(lambda *t: F.conv3d(*t, padding=1), arrays((2, 3, 7, 6, 5), (3, 3, 3, 5, 7)), WINOGRAD)
+
+
+@pytest.mark.parametrize("m", conv.TILES)
+def test_winograd_matrices_compute_a_correlation(m):
+    """In float64 and one dimension, where it is exact: A^T [(G w) * (B^T d)] is the correlation of d with w."""
+    rng = np.random.default_rng(0)
+    at, g, bt = winograd.transforms(m)
+    d, w = rng.normal(size=(m + 2, m + 2)), rng.normal(size=(3, 3))
+    y = at.astype(float) @ ((g.astype(float) @ w.ravel()) * (bt.astype(float) @ d.ravel()))
+    expected = [[(d[i : i + 3, j : j + 3] * w).sum() for j in range(m)] for i in range(m)]
+    np.testing.assert_allclose(y.reshape(m, m), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("padding", "stride"), [("same", 1), *((p, s) for p in ("valid", (3, 5, 4)) for s in (1, 2, (1, 3, 2)))]
+)
+@pytest.mark.parametrize("method", ["taps", "columns"])
+def test_padding_wider_than_the_window(method, stride, padding):
+    for shape in ((1, 5, 7, 6, 3), (5, 5, 7, 6, 3)):
+        with by(method):
+            agree(lambda x, w: F.conv3d(x, w, stride=stride, padding=padding), arrays(shape, (2, 3, 2, 3, 4)))
+
+
+def test_arrays_that_are_not_contiguous():
+    for method in METHODS:
+        with by(method):
+            agree(
+                lambda x, w: F.conv3d(x.transpose(0, 1, 3, 2, 4), w, padding=1),
+                arrays((2, 4, 5, 6, 3), (3, 3, 3, 3, 4)),
+                WINOGRAD,
+            )
+            x, w = (np.asarray(a, np.float32, order="F") for a in arrays((2, 4, 5, 6, 3), (3, 3, 3, 3, 4)))
+            expected = F.conv3d(Tensor(np.ascontiguousarray(x)), Tensor(np.ascontiguousarray(w))).data
+            np.testing.assert_array_equal(F.conv3d(Tensor(x), Tensor(w)).data, expected)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_same_bits_on_any_number_of_threads(method, frames):
+    inputs = arrays((3, 4, 17, 15, 24), (frames, 3, 3, 24, 40), (40,))
+    small = dict.fromkeys(("BLOCK_ELEMENTS", "SUM_BLOCK_ELEMENTS"), 400)
+    with (
+        by(method),
+        mock.patch.multiple(conv_winograd, **small),
+        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=1000, LARGE=900, WIDE=16),
+        mock.patch.object(conv_columns, "BLOCK_ELEMENTS", 5000),
+    ):
+        agree(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs, WINOGRAD)
+        same_bits(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "stride", "expected"),
+    [
+        ((4, 8, 28, 28, 64), (1, 3, 3, 64, 64), (1, 1, 1), conv_winograd),
+        ((4, 4, 14, 14, 128), (3, 3, 3, 128, 128), (1, 1, 1), conv_winograd),
+        ((4, 8, 28, 28, 64), (1, 1, 1, 64, 256), (1, 1, 1), conv_taps),
+        ((4, 8, 28, 28, 256), (3, 1, 1, 256, 64), (1, 1, 1), conv_taps),
+        ((4, 4, 4, 4, 512), (1, 3, 3, 512, 512), (1, 1, 1), conv_taps),
+        ((4, 8, 112, 112, 3), (1, 7, 7, 3, 64), (1, 2, 2), conv_columns),
+        ((32, 16, 32, 32, 1), (5, 7, 7, 1, 16), (2, 2, 2), conv_columns),
+    ],
+)
+def test_choice(x, weight, stride, expected):
+    pads = [(k // 2, k // 2) for k in weight[:3]]
+    y = (x[0], *((n + 2 * p - k) // s + 1 for n, (p, _), k, s in zip(x[1:4], pads, weight, stride, strict=False)))
+    assert conv.choose(x, weight, (*y, weight[4]), stride, pads, (1, 1, 1))[0] is expected
+
+
+def test_columns_are_never_more_than_a_block(monkeypatch):
+    sizes, columns = [], conv_columns.Windows.columns
+
+    def watched(self, block):
+        made = columns(self, block)
+        sizes.append(made.size)
+        return made
+
+    monkeypatch.setattr(conv_columns.Windows, "columns", watched)
+    monkeypatch.setattr(conv_columns, "BLOCK_ELEMENTS", 2 * 10 * 27 * 4)
+    with by("columns"):
+        outcome(lambda x, w: F.conv3d(x, w, padding=1), arrays((2, 6, 10, 10, 4), (3, 3, 3, 4, 4)), "fast")
+    assert set(sizes) == {2 * 10 * 27 * 4}
+
+
+@QUICK
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.integers(0, 2))
+def test_products_in_pieces(rows, depth, columns, small, batch):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(*(2, 3)[:batch], rows, depth)).astype(np.float32)
+    b = rng.normal(size=(depth, columns)).astype(np.float32)
+    out = np.empty((*a.shape[:-1], columns), np.float32)
+    gemm._piece.cache_clear()
+    with mock.patch.object(gemm, "SMALL", 5000 if small else gemm.SMALL):
+        assert gemm.multiply(a, b, out) is out
+    gemm._piece.cache_clear()
+    np.testing.assert_allclose(out, a.astype(float) @ b.astype(float), atol=1e-4 * depth)
