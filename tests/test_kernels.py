@@ -17,62 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minnl
-from minnl import Tensor, backend, kernels
+from minnl import Tensor, kernels
 from minnl import functional as F
 from minnl.kernels import threads
-from minnl.kernels.cpu import non_local, norm
+from minnl.kernels.cpu import conv, non_local, norm
+from tests.fast import TOLERANCE, agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
-TOLERANCE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    count, mode = backend.threads(), kernels.mode()
-    yield
-    minnl.set_threads(count)
-    minnl.use_kernels(mode)
-
-
-def arrays(*shapes, seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.normal(size=shape) for shape in shapes]
-
-
-def outcome(fn, inputs, mode, dtype=np.float32, seed=1):
-    """Output and gradients of fn, its output weighted at random; and whether a kernel ran."""
-    picked, pick = [], kernels.pick
-
-    def watched(op, given):
-        kernel = pick(op, given)
-        picked.append(kernel)
-        return kernel
-
-    with minnl.use_kernels(mode), mock.patch.object(kernels, "pick", watched):
-        leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in inputs]
-        y = fn(*leaves)
-        y.backward(np.random.default_rng(seed).normal(size=y.shape).astype(dtype))
-    return [y.data, *(x.grad for x in leaves)], any(picked)
-
-
-def agree(fn, inputs, tolerance=TOLERANCE):
-    """The fast body ran, in float32 throughout, and its results are close to those of the textbook in float64."""
-    fast, ran = outcome(fn, inputs, "fast")
-    assert ran, "no kernel was picked"
-    judge, _ = outcome(fn, inputs, "textbook", np.float64)
-    for what, a, b in zip(("output", *(f"gradient {i}" for i in range(9))), fast, judge, strict=False):
-        assert a.dtype == np.float32 and a.shape == b.shape, what
-        off, largest = (max(np.abs(v).max(initial=0) for v in values) for values in ([a - b], [b, *inputs]))
-        assert off <= tolerance * largest, f"{what}: off by {off:.1e}, the largest value is {largest:.1e}"
-
-
-def same_bits(fn, inputs):
-    """Two runs, and runs on one, two and three threads, give the same bits."""
-    results = []
-    for count in (1, 2, 3, 2):
-        minnl.set_threads(count)
-        results.append([a.tobytes() for a in outcome(fn, inputs, "fast")[0]])
-    assert all(r == results[0] for r in results)
 
 
 @st.composite

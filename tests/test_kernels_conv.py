@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels.cpu import conv, conv_columns, conv_taps, conv_winograd, gemm, winograd
-from tests.test_kernels import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
+from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 METHODS = {
@@ -73,9 +73,13 @@ def test_method(method, block, case):
 def test_winograd(m, block, case):
     x, weight, arguments = case
     assume(arguments["padding"][0] < weight[0])
-    small = dict.fromkeys(("BLOCK_ELEMENTS", "SUM_BLOCK_ELEMENTS", "SLAB_ELEMENTS", "WEIGHT_PIECE"), block)
+    small = dict.fromkeys(("BLOCK_ELEMENTS", "SLAB_ELEMENTS", "WEIGHT_PIECE"), block)
     for partial in (0, 10**9):  # one sum for all, or each part its own
-        with by(f"winograd {m}"), mock.patch.multiple(conv_winograd, PARTIAL_ELEMENTS=partial, **small):
+        with (
+            by(f"winograd {m}"),
+            mock.patch.multiple(conv_winograd, PARTIAL_ELEMENTS=partial, **small),
+            mock.patch.object(winograd, "REGION_ELEMENTS", 20 * block),
+        ):
             agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight), WINOGRAD)
 
 
@@ -123,10 +127,9 @@ def test_arrays_that_are_not_contiguous():
 @pytest.mark.parametrize("method", METHODS)
 def test_same_bits_on_any_number_of_threads(method, frames):
     inputs = arrays((3, 4, 17, 15, 24), (frames, 3, 3, 24, 40), (40,))
-    small = dict.fromkeys(("BLOCK_ELEMENTS", "SUM_BLOCK_ELEMENTS"), 400)
     with (
         by(method),
-        mock.patch.multiple(conv_winograd, **small),
+        mock.patch.object(conv_winograd, "BLOCK_ELEMENTS", 400),
         mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=1000, LARGE=900, WIDE=16),
         mock.patch.object(conv_columns, "BLOCK_ELEMENTS", 5000),
     ):

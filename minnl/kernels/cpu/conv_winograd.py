@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 
 import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import multiply
-from minnl.kernels.cpu.winograd import Tiles, transforms
+from minnl.kernels.cpu.gemm import multiply, pieces
+from minnl.kernels.cpu.winograd import regions, transforms
 
 BLOCK_ELEMENTS = 8 * 1024  # tiles * channels at once; times n^2 = 36 floats, 1.2 MB
-SUM_BLOCK_ELEMENTS = 8 * 1024  # the same in the weight gradient
 SLAB_ELEMENTS = 64 * 1024  # the same where all transforms are kept until the next phase: 9 MB
-PARTIAL_ELEMENTS = 256 * 1024  # of a sum that each part has for itself: 1 MB
+PARTIAL_ELEMENTS = 256 * 1024  # of a weight's sum for it to be taken in parts: 1 MB each,
+PARTS = 4  # at most
 WEIGHT_PIECE = 32 * 1024  # elements of one tap of the weight that a thread transforms at once
 WEIGHT_ELEMENTS = 6 * 1024 * 1024  # of transformed weights at once: 24 MB
 
@@ -39,30 +40,42 @@ def correlate(x, weight, y, stride, pads, dilation, m):
 def _correlate(x, weight, y, pads, m):
     At, _, Bt = transforms(m)
     taps, *_, c, k = weight.shape
-    tiles = Tiles(m, y.shape, BLOCK_ELEMENTS // max(c, k))
     u = _transformed(weight, m).reshape(len(Bt), taps * c, k)
     corner = [-first for first, _ in pads[1:]]
 
-    def one(blocks):
-        most = max(map(tiles.count, blocks))
-        size = len(Bt) * most * max(x.shape[1] * c, y.shape[1] * k)
-        here, there = memory.empty((size,), x.dtype), memory.empty((size,), x.dtype)
-        for block in blocks:
-            p = tiles.count(block)
-            seen = tiles.seen(x, block, corner)
-            d, v = (_shaped(a, len(Bt), p, x.shape[1] * c) for a in (here, there))
-            in_runs(d.reshape(*seen.shape, c))[...] = seen
-            multiply(Bt, _flat(d), _flat(v))
-            products, out = _shaped(here, len(Bt), p, y.shape[1], k), _shaped(there, len(At), p, y.shape[1], k)
-            for t in range(y.shape[1]):
-                first, last = max(0, t - pads[0][0]), min(x.shape[1], t - pads[0][0] + taps)
-                tap = first + pads[0][0] - t
-                used = u[:, tap * c : (tap + last - first) * c]
-                multiply(v[:, :, first * c : last * c], used, products[:, :, t])
-            multiply(At, _flat(products), _flat(out))
-            tiles.write(out, y, block)
+    def plan(samples, down, across, frames):
+        """For blocks of that many tiles: where they go, the products in turn, and where the result is."""
+        p, out_frames = samples * down * across, y.shape[1]
+        here = memory.empty((len(Bt) * p * max(frames * c, out_frames * k),), x.dtype)
+        there = memory.empty(here.shape, x.dtype)
+        tiles, v = _shaped(here, len(Bt), p * frames * c), _shaped(there, len(Bt), p, frames * c)
+        sums, out = _shaped(here, len(Bt), p, out_frames, k), _shaped(there, len(At), p * out_frames * k)
+        products = pieces(Bt, tiles, _flat(v))
+        for t in range(out_frames):
+            first, last = max(0, t - pads[0][0]), min(frames, t - pads[0][0] + taps)
+            tap = first + pads[0][0] - t
+            products += pieces(v[:, :, first * c : last * c], u[:, tap * c : (tap + last - first) * c], sums[:, :, t])
+        products += pieces(At, _flat(sums), out)
+        shape = (samples, down, across)
+        return (
+            in_runs(tiles.reshape(m + 2, m + 2, *shape, frames, c)),
+            products,
+            in_runs(out.reshape(m, m, *shape, out_frames, k)),
+        )
 
-    threads.run(one, [tiles.blocks[some] for some in threads.shares(len(tiles.blocks), 16)])
+    plan = _for_each_thread(plan)
+
+    def one(region):
+        seen, (to, finish) = region.seen(x, corner), region.to_write(y)
+        for block in region.blocks:
+            tiles, products, out = plan(*seen[block].shape[2:])
+            tiles[...] = seen[block]
+            for a, b, product in products:
+                np.matmul(a, b, out=product)
+            to[block] = out
+        finish()
+
+    threads.run(one, regions(m, y.shape, max(c, k), BLOCK_ELEMENTS // max(c, k)))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation, m):
@@ -78,27 +91,11 @@ def weight_gradient(x, gy, gw, stride, pads, dilation, m):
 
 
 def _weight_gradient(x, gy, gw, pads, m):
-    matrices = transforms(m)
+    G = transforms(m)[1]
     taps, *_, c, k = gw.shape
-    tiles = Tiles(m, gy.shape, SUM_BLOCK_ELEMENTS // max(c, k))
-    shape = (len(matrices[1]), taps, c, k)
-    if math.prod(shape) <= PARTIAL_ELEMENTS:  # a sum for each part, whose transforms are used while they are warm
-        runs = [tiles.blocks[some] for some in threads.shares(len(tiles.blocks), 4)]
-        slabs = 1
-    else:  # one sum, to which all threads add: each to the points that are its own
-        runs, slabs = (
-            [tiles.blocks],
-            max(1, SLAB_ELEMENTS // max(c, k) // (tiles.frames * tiles.count(tiles.blocks[0]))),
-        )
-
-    def one(blocks):
-        total = memory.empty(shape, x.dtype)
-        for i in range(0, len(blocks), slabs):
-            _add(x, gy, total, pads, matrices, tiles, blocks[i : i + slabs], begun=i > 0)
-        return total
-
-    total, *others = threads.run(one, runs)
-    G = matrices[1]
+    shape = (len(G), taps, c, k)
+    own = math.prod(shape) <= PARTIAL_ELEMENTS
+    total, *others = (_own_sums if own else _shared_sum)(x, gy, shape, pads, m)
 
     def back(task):
         tap, some = task
@@ -111,44 +108,117 @@ def _weight_gradient(x, gy, gw, pads, m):
     threads.run(back, [(tap, some) for tap in range(taps) for some in threads.pieces(c, WEIGHT_PIECE // k)])
 
 
-def _add(x, gy, total, pads, matrices, tiles, blocks, begun):
-    """Add what some blocks contribute to the gradient of the transformed weight: first transform, then multiply."""
-    At, G, Bt = matrices
-    taps, c, k = total.shape[1:]
+def _own_sums(x, gy, shape, pads, m):
+    """The gradient of the transformed weight in a few sums: transforms are used while they are in the cache."""
+    At, _, Bt = transforms(m)
+    points, taps, c, k = shape
     corner = [-first for first, _ in pads[1:]]
-    ends = list(itertools.accumulate(map(tiles.count, blocks)))
-    v = memory.empty((len(Bt), x.shape[1], ends[-1], c), x.dtype)
-    z = memory.empty((len(Bt), gy.shape[1], ends[-1], k), x.dtype)
 
-    def transform(task):
-        block, end = task
-        here = slice(end - tiles.count(block), end)
-        _into(v[:, :, here], Bt, tiles.seen(x, block, corner))
-        _into(z[:, :, here], At.T, tiles.made(gy, block))
+    def plan(samples, down, across):
+        p, frames, out_frames = samples * down * across, x.shape[1], gy.shape[1]
+        tiles, v = memory.empty((2, points, frames, p, c), x.dtype)
+        made, z = memory.empty((len(At), out_frames, p, k), x.dtype), memory.empty((points, out_frames, p, k), x.dtype)
+        product = memory.empty(shape, x.dtype)
+        products = pieces(Bt, _flat(tiles), _flat(v)) + pieces(At.T, _flat(made), _flat(z))
+        for tap, a, b in _meeting(v, z, taps, pads):
+            products += pieces(a, b, product[:, tap])
+        spots = [
+            in_runs(a.reshape(side, side, len(a[0]), samples, down, across, -1))
+            for side, a in ((m + 2, tiles), (m, made))
+        ]
+        return *spots, products, product
 
-    def multiplied(points):
-        product = memory.empty((points.stop - points.start, c, k), x.dtype) if begun else None
-        for tap in range(taps):
-            ahead = tap - pads[0][0]  # frame t of gy and frame t + ahead of x belong together
-            first, last = max(0, -ahead), min(gy.shape[1], x.shape[1] - ahead)
-            a = v[points, first + ahead : last + ahead].reshape(points.stop - points.start, -1, c).swapaxes(1, 2)
-            b = z[points, first:last].reshape(points.stop - points.start, -1, k)
-            if begun:
-                total[points, tap] += multiply(a, b, product)
-            else:
-                multiply(a, b, total[points, tap])
+    plan = _for_each_thread(plan)
 
-    threads.run(transform, zip(blocks, ends, strict=True))
-    threads.run(multiplied, threads.shares(len(Bt), 1 if len(blocks) == 1 else 6))
+    def one(some):
+        total = memory.empty(shape, x.dtype)
+        total.fill(0)
+        for region in some:
+            seen, made = (_frames_first(cut) for cut in (region.seen(x, corner), region.made(gy)))
+            for block in region.blocks:
+                block = (*block[:2], slice(None), *block[2:])
+                tiles, outs, products, product = plan(*seen[block].shape[3:])
+                tiles[...], outs[...] = seen[block], made[block]
+                for a, b, to in products:
+                    np.matmul(a, b, out=to)
+                total += product
+        return total
+
+    every = regions(m, gy.shape, max(c, k), BLOCK_ELEMENTS // max(c, k), most=PARTS)
+    return threads.run(one, [every[some] for some in threads.shares(len(every), PARTS)])
+
+
+def _shared_sum(x, gy, shape, pads, m):
+    """The same in one sum, for large weights: all threads transform a slab, then each multiplies at its own points."""
+    At, _, Bt = transforms(m)
+    points, taps, c, k = shape
+    corner = [-first for first, _ in pads[1:]]
+    total = memory.empty(shape, x.dtype)
+    every = regions(m, gy.shape, max(c, k), BLOCK_ELEMENTS // max(c, k), most=gy.size)
+    for begun, slab in enumerate(_slabs(every, max(1, SLAB_ELEMENTS // max(c, k)))):
+        ends = list(itertools.accumulate(region.count for region in slab))
+        v = memory.empty((points, x.shape[1], ends[-1], c), x.dtype)
+        z = memory.empty((points, gy.shape[1], ends[-1], k), x.dtype)
+
+        def transform(task, v=v, z=z):
+            region, end = task
+            here = slice(end - region.count, end)
+            _into(v[:, :, here], Bt, region.seen(x, corner))
+            _into(z[:, :, here], At.T, region.made(gy))
+
+        def add(some, v=v, z=z, begun=begun):
+            for tap, a, b in _meeting(v[some], z[some], taps, pads):
+                if begun:
+                    total[some, tap] += multiply(a, b, memory.empty((some.stop - some.start, c, k), x.dtype))
+                else:
+                    multiply(a, b, total[some, tap])
+
+        threads.run(transform, zip(slab, ends, strict=True))
+        threads.run(add, threads.shares(points, 6))
+    return (total,)
+
+
+def _slabs(every, most):
+    """Regions in groups of about `most` tiles of all frames."""
+    some = max(1, most // (every[0].count * every[0].frames))
+    return [every[i : i + some] for i in range(0, len(every), some)]
+
+
+def _meeting(v, z, taps, pads):
+    """For each tap in time: transformed tiles of x, as columns, and of gy, at the frames that it brings together."""
+    points, _, _, c = v.shape
+    for tap in range(taps):
+        ahead = tap - pads[0][0]  # frame t of gy meets frame t + ahead of x
+        first, last = max(0, -ahead), min(z.shape[1], v.shape[1] - ahead)
+        a = v[:, first + ahead : last + ahead].reshape(points, -1, c).swapaxes(1, 2)
+        yield tap, a, z[:, first:last].reshape(points, -1, z.shape[3])
 
 
 def _into(to, matrix, cut):
     """Tiles (n, n, N, down, across, T) of runs, transformed by a matrix, to (points, T, P, C)."""
-    cut = cut.transpose(0, 1, 5, 2, 3, 4)  # frames before places: so a run of frames is a run of rows
-    d = memory.empty((matrix.shape[1], *to.shape[1:]), to.dtype)
-    in_runs(d.reshape(*cut.shape, -1))[...] = cut
+    cut = _frames_first(cut)
+    tiles = memory.empty((matrix.shape[1], *to.shape[1:]), to.dtype)
+    in_runs(tiles.reshape(*cut.shape, -1))[...] = cut
     for t in range(to.shape[1]):
-        multiply(matrix, _flat(d[:, t]), _flat(to[:, t]))
+        multiply(matrix, _flat(tiles[:, t]), _flat(to[:, t]))
+
+
+def _frames_first(cut):
+    """(n, n, N, down, across, T) -> (n, n, T, N, down, across): a run of frames becomes a run of rows."""
+    return cut.transpose(0, 1, 5, 2, 3, 4)
+
+
+def _for_each_thread(make):
+    """`make` with a memory: what it made of the same arguments for the same thread before."""
+    made = {}
+
+    def once(*arguments):
+        key = threading.get_ident(), *arguments
+        if key not in made:
+            made[key] = make(*arguments)
+        return made[key]
+
+    return once
 
 
 def _transformed(weight, m):

@@ -21,16 +21,27 @@ DEEPEST = 900  # with longer sums a piece would be too thin: the general routine
 
 def multiply(a, b, out):
     """out = a @ b for (..., M, D) and (D, N) or (..., D, N), in pieces of M and N. Returns out."""
+    for factors in pieces(a, b, out):
+        np.matmul(factors[0], factors[1], out=factors[2])
+    return out
+
+
+def pieces(a, b, out):
+    """The products that make up out = a @ b: (a, b, out) for each call of matmul, views of what is given.
+
+    For who multiplies in the same places again and again: taking views apart takes longer than a small product.
+    """
     rows, depth, columns = *a.shape[-2:], b.shape[-1]
     tall, wide = _piece(rows, depth, columns)
-    if tall == rows and wide == columns or max(b.strides[-2:]) >= FAR:
-        return np.matmul(a, b, out=out)
+    if (tall, wide) == (rows, columns) or max(b.strides[-2:]) >= FAR:
+        return [(a, b, out)]
     if b.ndim == 2:
         b = b[None]
-    for down in _even(rows, tall):
-        for along in _even(columns, wide):
-            _pieces(a[..., down, :], b[..., along], out[..., down, along], tall, wide)
-    return out
+    return [
+        _cut(a[..., down, :], b[..., along], out[..., down, along], tall, wide)
+        for down in _even(rows, tall)
+        for along in _even(columns, wide)
+    ]
 
 
 @functools.lru_cache(1024)
@@ -55,12 +66,12 @@ def _even(n, size):
     return [part for part in (slice(0, whole), slice(whole, n)) if part.stop > part.start]
 
 
-def _pieces(a, b, out, tall, wide):
-    """One call for all pieces of equal size, row of pieces after row, so that a factor is still in the cache."""
+def _cut(a, b, out, tall, wide):
+    """All pieces of equal size for one call, row of pieces after row, so that a factor is still in the cache."""
     rows, depth, columns = *a.shape[-2:], b.shape[-1]
     tall, wide = min(tall, rows), min(wide, columns)
     across = (columns // wide, wide)
     a = a.reshape(*a.shape[:-2], rows // tall, 1, tall, depth)  # cutting an axis in two never copies
     b = b.reshape(*b.shape[:-2], 1, depth, *across).swapaxes(-3, -2)
     out = out.reshape(*out.shape[:-2], rows // tall, tall, *across).swapaxes(-3, -2)
-    np.matmul(a, b, out=out)
+    return a, b, out

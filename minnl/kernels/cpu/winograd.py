@@ -19,6 +19,7 @@ import numpy as np
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs, padded, strided
 
+REGION_ELEMENTS = 1024 * 1024  # of the input or output of a region, 4 MB
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)  # where polynomials are evaluated; the last point is infinity, always
 
 
@@ -37,56 +38,77 @@ def transforms(m):
     return tuple(np.ascontiguousarray(np.kron(t, t), np.float32) for t in (A.T, G, B))
 
 
-class Tiles:
-    """The output (N, T, H, W, ·) of a 3 x 3 correlation cut into m x m tiles, and these into blocks.
+class Region:
+    """Some samples, and rows of tiles, of the output (N, T, H, W, ·) of a 3 x 3 correlation, in m x m tiles.
 
-    A block, (samples, rows of tiles, columns of tiles), holds P tiles of each of T frames, at most about `most` in all.
-    Where m does not divide H or W the last tiles stick out.
+    A region is what a thread works on at a time; `blocks` cut it into (samples, rows, columns) of the region whose
+    tiles of all frames go through the cache together. Where m does not divide H or W the last tiles stick out.
     """
 
-    def __init__(self, m, shape, most):
-        self.m, (samples, self.frames, self.height, self.width) = m, shape[:4]
-        self.down, self.across = -(-self.height // m), -(-self.width // m)
+    def __init__(self, m, shape, samples, rows, most):
+        self.m, self.samples, self.rows, (_, self.frames, self.height, self.width) = m, samples, rows, shape[:4]
+        self.across = -(-self.width // m)
+        self.extent = (rows.stop - rows.start) * m, self.across * m
+        n, down = samples.stop - samples.start, rows.stop - rows.start
         columns = threads.pieces(self.across, max(1, most // self.frames))
-        rows = threads.pieces(self.down, max(1, most // (self.frames * self.across)))
-        some = max(1, most // (self.frames * self.across * self.down))
-        self.blocks = [(s, r, c) for s in threads.pieces(samples, some) for r in rows for c in columns]
+        rows = threads.pieces(down, max(1, most // (self.frames * self.across)))
+        some = threads.pieces(n, max(1, most // (self.frames * self.across * down)))
+        self.blocks = [(slice(None), slice(None), s, r, c) for s in some for r in rows for c in columns]
 
-    def count(self, block):
-        """P of a block."""
-        return math.prod(part.stop - part.start for part in block)
+    @property
+    def count(self):
+        """Tiles of one frame."""
+        return (self.samples.stop - self.samples.start) * (self.rows.stop - self.rows.start) * self.across
 
-    def seen(self, x, block, corner):
-        """The overlapping n x n tiles of x (N, T, H, W, C) that a block sees: (n, n, N, down, across, T), of runs of C.
+    def seen(self, x, corner):
+        """The overlapping n x n tiles of x (N, T, H, W, C) that the outputs see: (n, n, N, down, across, T) of runs.
 
         `corner` is where in x the first window of all begins, (-padding, -padding).
         """
-        samples, rows, columns = block
-        first = (0, corner[0] + rows.start * self.m, corner[1] + columns.start * self.m)
-        size = (x.shape[1], (rows.stop - rows.start) * self.m + 2, (columns.stop - columns.start) * self.m + 2)
-        return self.cut(padded(x[samples], first, size), self.m + 2)
+        first = (0, corner[0] + self.rows.start * self.m, corner[1])
+        size = (x.shape[1], self.extent[0] + 2, self.extent[1] + 2)
+        return self._tiles(padded(x[self.samples], first, size), self.m + 2)
 
-    def made(self, y, block):
-        """The m x m tiles of a block of y (N, T, H, W, K), zero where they stick out: as in `seen`."""
-        samples, rows, columns = block
-        first = (0, rows.start * self.m, columns.start * self.m)
-        size = (y.shape[1], (rows.stop - rows.start) * self.m, (columns.stop - columns.start) * self.m)
-        return self.cut(padded(y[samples], first, size), self.m)
+    def made(self, y):
+        """The m x m tiles of the region of y (N, T, H, W, K), zero where they stick out: as in `seen`."""
+        return self._tiles(
+            padded(y[self.samples], (0, self.rows.start * self.m, 0), (y.shape[1], *self.extent)), self.m
+        )
 
-    def write(self, tiles, y, block):
-        """Put a block's tiles (m * m, P, T, K) where they belong in y."""
-        samples, rows, columns = block
-        part = y[samples, :, rows.start * self.m : rows.stop * self.m, columns.start * self.m : columns.stop * self.m]
-        size = (rows.stop - rows.start) * self.m, (columns.stop - columns.start) * self.m
-        whole = part if part.shape[2:4] == size else memory.empty((*part.shape[:2], *size, part.shape[4]), y.dtype)
-        view = self.cut(whole, self.m)
-        view[...] = in_runs(tiles).reshape(view.shape)
-        if whole is not part:
+    def to_write(self, y):
+        """Tiles of the region of y as `made` has them, to be written; and a function to call when all are."""
+        top = self.rows.start * self.m
+        part = y[self.samples, :, top : top + self.extent[0]]
+        if part.shape[2:4] == self.extent:
+            return self._tiles(part, self.m), lambda: None
+        whole = memory.empty((*part.shape[:2], *self.extent, part.shape[4]), y.dtype)
+
+        def done():
             in_runs(part)[...] = in_runs(whole)[:, :, : part.shape[2], : part.shape[3]]
 
-    def cut(self, frames, side):
+        return self._tiles(whole, self.m), done
+
+    def _tiles(self, frames, side):
         """(N, T, h, w, C) as tiles at steps of m: (side, side, N, down, across, T) of runs of C."""
         n, t, h, w, c = frames.shape
         s = frames.strides
         shape = (side, side, n, (h - side) // self.m + 1, (w - side) // self.m + 1, t)
         return strided(frames, shape, (s[2], s[3], s[0], self.m * s[2], self.m * s[3], s[1]), c)
+
+
+def regions(m, shape, channels, block, most=8):
+    """The output (N, T, H, W, ·) in `most` regions or fewer, more where they would be large; blocks of `block` tiles.
+
+    Cut by the shape alone, so that the same sums are taken whatever the number of threads.
+    """
+    block = max(1, block)
+    samples, frames, height, width = shape[:4]
+    down, across = -(-height // m), -(-width // m)
+    wanted = max(1, min(most, samples * down * across * frames // block))  # no region is less than a block
+    wanted += wanted > 1 and wanted % 2  # even, since numbers of cores are
+    rows = min(-(-samples * down // wanted), REGION_ELEMENTS // (frames * across * m * m * channels))
+    if rows >= down:
+        cuts = [(some, slice(0, down)) for some in threads.pieces(samples, rows // down)]
+    else:
+        cuts = [(slice(i, i + 1), some) for i in range(samples) for some in threads.pieces(down, rows)]
+    return [Region(m, shape, *cut, block) for cut in cuts]
