@@ -59,7 +59,7 @@ def test_chosen(case, bias):
 def test_method(method, block, case):
     x, weight, arguments = case
     small = (
-        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=block, SUM_ROWS=block),
+        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=block, SUM_ROWS=block, LONG_SUM_ROWS=block),
         mock.patch.object(conv_columns, "BLOCK_ELEMENTS", block),
     )
     with by(method), small[0], small[1]:
@@ -130,7 +130,7 @@ def test_same_bits_on_any_number_of_threads(method, frames):
     with (
         by(method),
         mock.patch.object(conv_winograd, "BLOCK_ELEMENTS", 400),
-        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=1000, LARGE=900, WIDE=16),
+        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=1000, LARGE=900, ROWS=16),
         mock.patch.object(conv_columns, "BLOCK_ELEMENTS", 5000),
     ):
         agree(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs, WINOGRAD)
@@ -152,7 +152,7 @@ def test_same_bits_on_any_number_of_threads(method, frames):
 def test_choice(x, weight, stride, expected):
     pads = [(k // 2, k // 2) for k in weight[:3]]
     y = (x[0], *((n + 2 * p - k) // s + 1 for n, (p, _), k, s in zip(x[1:4], pads, weight, stride, strict=False)))
-    assert conv.choose(x, weight, (*y, weight[4]), stride, pads, (1, 1, 1))[0] is expected
+    assert conv.choose(x, weight, (*y, weight[4]), stride, tuple(pads), (1, 1, 1))[0] is expected
 
 
 def test_columns_are_never_more_than_a_block(monkeypatch):

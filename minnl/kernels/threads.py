@@ -93,6 +93,11 @@ def shares(n, most=8):
     return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 
+def tasks_for(flops):
+    """Into how many tasks to cut that much work: few, since to hand one over takes its time too, and an even number."""
+    return min(8, 2 * max(1, flops // 64_000_000)) if flops > 8_000_000 else 1
+
+
 def pieces(n, longest):
     """Slices that cut range(n) into the fewest nearly equal parts of at most `longest`."""
     return shares(n, -(-n // max(1, longest)))

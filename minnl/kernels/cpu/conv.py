@@ -8,6 +8,7 @@ weight's gradient is the transpose. So each method in conv_winograd, conv_taps a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -56,13 +57,13 @@ class FastConv3d(Float32Kernel):
 
 def correlate(x, weight, y, stride, pads, dilation):
     """y = windows of x times weight, by the method that is quickest for the shapes."""
-    method, *arguments = choose(x.shape, weight.shape, y.shape, stride, pads, dilation)
+    method, *arguments = choose(x.shape, weight.shape, y.shape, stride, tuple(pads), dilation)
     method.correlate(x, weight, y, stride, pads, dilation, *arguments)
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
     """gw = windows of x, transposed, times gy, by the method that is quickest for the shapes."""
-    method, *arguments = choose(x.shape, gw.shape, gy.shape, stride, pads, dilation)
+    method, *arguments = choose(x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation)
     method.weight_gradient(x, gy, gw, stride, pads, dilation, *arguments)
 
 
@@ -85,13 +86,14 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
         if not some.size:
             positions[...] = 0
             continue
-        mirrored = np.ascontiguousarray(some[::-1, ::-1, ::-1].swapaxes(3, 4))
+        mirrored = some[::-1, ::-1, ::-1].swapaxes(3, 4)
         whole = positions if stride == ONE else memory.empty(positions.shape, gx.dtype)
         correlate(gy, mirrored, whole, ONE, [(b, 0) for b in before], dilation)
         if whole is not positions:
             positions[...] = whole
 
 
+@functools.lru_cache(4096)
 def choose(x, weight, y, stride, pads, dilation):
     """The method for these shapes, a module and what else it wants to know: the least of the estimated times."""
     estimates = {

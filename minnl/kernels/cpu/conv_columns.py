@@ -29,7 +29,7 @@ def correlate(x, weight, y, stride, pads, dilation):
             rows = out[block].reshape(-1, out.shape[-1])  # a view: a block is a run of whole lines
             multiply(windows.columns(block), w, rows)
 
-    threads.run(one, parts(y.shape))
+    threads.run(one, parts(y.shape, weight.size))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
@@ -43,14 +43,16 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
             total += multiply(windows.columns(block).T, g[block].reshape(-1, g.shape[-1]), product)
         return total
 
-    gw[...] = sum(threads.run(one, parts(gy.shape))).reshape(gw.shape)
+    gw[...] = sum(threads.run(one, parts(gy.shape, gw.size))).reshape(gw.shape)
 
 
-def parts(shape):
+def parts(shape, weight_size):
     """(samples, frames) slices that cut an output (N, T', H', W', K): by samples, and by frames if those are few."""
-    if shape[0] >= 4:
-        return [(samples, slice(0, shape[1])) for samples in threads.shares(shape[0])]
-    return [(slice(n, n + 1), frames) for n in range(shape[0]) for frames in threads.shares(shape[1], 4)]
+    wanted = threads.tasks_for(2 * math.prod(shape[:4]) * weight_size)
+    if shape[0] >= wanted:
+        return [(samples, slice(0, shape[1])) for samples in threads.shares(shape[0], wanted)]
+    each = -(-wanted // shape[0])
+    return [(slice(n, n + 1), frames) for n in range(shape[0]) for frames in threads.shares(shape[1], each)]
 
 
 class Windows:

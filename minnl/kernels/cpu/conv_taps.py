@@ -16,9 +16,11 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 64 * 1024  # positions * channels at once: taps are added up in a block, which so stays in the cache
-SUM_ROWS = 240  # positions at once in the weight gradient: the longest sum that gemm.py cuts into 64 x 64
-WIDE = 128  # channels that one task computes, where the weight is large
-LARGE = 128 * 1024  # elements of one tap's matrix from which on it is
+SUM_ROWS = 240  # positions at once in the weight gradient: the longest sum that gemm.py cuts into 64 x 64; but
+LONG_SUM_ROWS = 720  # for a small matrix, whose additions would take as long as its products
+ROWS = 192  # positions that a task has at least; rather than fewer it gets fewer channels
+LARGE = 128 * 1024  # elements of one tap's matrix, from which on copying it costs more than it saves
+SUM_ELEMENTS = 256 * 1024  # of a weight whose gradient each task sums up for itself, 1 MB
 
 
 def correlate(x, weight, y, stride, pads, dilation):
@@ -26,30 +28,40 @@ def correlate(x, weight, y, stride, pads, dilation):
     x, y = _merged(x, y, weight.shape, stride, pads)
     meet = Meeting(x.shape, y.shape, weight.shape, stride, pads, dilation)
     c, k = weight.shape[3:]
+    if c * k < LARGE:
+        weight = np.ascontiguousarray(weight)
 
-    def one(task):
-        block, some = task
-        out = y[block][..., some]
-        begun = False
-        for tap in meet.taps:
-            theirs, ours = meet(tap, block)
-            rows, target, w = x[theirs].reshape(-1, c), y[ours][..., some], weight[tap][:, some]
-            if not begun and target.shape == out.shape:  # this tap sees every output of the block
-                multiply(rows, w, out.reshape(-1, out.shape[-1]))  # a view: a block is a run of positions
-            else:
-                if not begun:
-                    out[...] = 0
-                target += multiply(rows, w, memory.empty((len(rows), w.shape[1]), x.dtype)).reshape(target.shape)
-            begun = True
-        if not begun:
-            out[...] = 0
+    def one(tasks):
+        for block, some in tasks:
+            out = y[block][..., some]
+            begun = False
+            for tap in meet.taps:
+                theirs, ours = meet(tap, block)
+                rows, target, w = x[theirs].reshape(-1, c), y[ours][..., some], weight[tap][:, some]
+                if not begun and target.shape == out.shape:  # this tap sees every output of the block
+                    multiply(rows, w, out.reshape(-1, out.shape[-1]))  # a view: a block is a run of positions
+                else:
+                    if not begun:
+                        out[...] = 0
+                    product = memory.empty((len(rows), w.shape[1]), x.dtype)
+                    target += multiply(rows, w, product).reshape(target.shape)
+                begun = True
+            if not begun:
+                out[...] = 0
 
-    large = c * k >= LARGE
-    rows = LARGE // max(c, k) * 2 if large else BLOCK_ELEMENTS // max(c, k)
-    if len(meet.taps) == 1:  # nothing is added up: large blocks are fewer calls
-        rows = max(rows, math.prod(y.shape[:4]) // (4 if large else 16))
-    columns = threads.pieces(k, WIDE if large else k)
-    threads.run(one, list(itertools.product(blocks(y.shape[:4], rows), columns)))
+    positions = math.prod(y.shape[:4])
+    parts = threads.tasks_for(2 * positions * weight.size)
+    if c * k >= LARGE:  # each task packs the matrix anew, so it should have many rows for it
+        parts = min(parts, 4)
+        down = max(1, min(parts, positions // (2 * ROWS)))
+        longest = -(-positions // down)
+    else:
+        down = max(1, min(parts, positions // ROWS))
+        longest = -(-positions // down)
+        if len(meet.taps) > 1:
+            longest = min(longest, max(ROWS, BLOCK_ELEMENTS // max(c, k)))
+    every = list(itertools.product(threads.shares(k, -(-parts // down)), blocks(y.shape[:4], longest)))
+    threads.run(one, [[(b, some) for some, b in every[share]] for share in threads.shares(len(every), parts)])
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
@@ -57,25 +69,30 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     x, gy = _merged(x, gy, gw.shape, stride, pads)
     meet = Meeting(x.shape, gy.shape, gw.shape, stride, pads, dilation)
     c, k = gw.shape[3:]
-    channels = threads.pieces(c, WIDE if c * k >= LARGE else c)
-    every = blocks(gy.shape[:4], SUM_ROWS)
-    shares = threads.shares(len(every), max(1, 16 // max(1, len(meet.taps) * len(channels))))
+    every = blocks(gy.shape[:4], LONG_SUM_ROWS if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS)
+    parts = threads.tasks_for(2 * math.prod(gy.shape[:4]) * gw.size)
 
     def one(task):
-        tap, some, share = task
-        total = np.zeros((some.stop - some.start, k), x.dtype)
-        product = np.empty_like(total)
+        taps, some, share = task
+        total = np.zeros((len(taps), some.stop - some.start, k), x.dtype)
+        product = np.empty(total.shape[1:], x.dtype)
         for block in every[share]:
-            theirs, ours = meet(tap, block)
-            rows = x[theirs][..., some].reshape(-1, some.stop - some.start)
-            if len(rows):
-                total += multiply(rows.T, gy[ours].reshape(-1, k), product)
+            for i, tap in enumerate(taps):
+                theirs, ours = meet(tap, block)
+                rows = x[theirs][..., some].reshape(-1, some.stop - some.start)
+                if len(rows):
+                    total[i] += multiply(rows.T, gy[ours].reshape(-1, k), product)
         return total
 
-    tasks = list(itertools.product(meet.taps, channels, shares))
+    if gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some of the positions: they are read once
+        tasks = [(meet.taps, slice(0, c), share) for share in threads.shares(len(every), parts)]
+    else:  # each has some rows of one tap's matrix to itself
+        channels = threads.shares(c, -(-2 * parts // max(1, len(meet.taps))))
+        tasks = [((tap,), some, slice(None)) for tap in meet.taps for some in channels]
     gw[...] = 0
-    for (tap, some, _), total in zip(tasks, threads.run(one, tasks), strict=True):
-        gw[tap][some] += total
+    for (taps, some, _), totals in zip(tasks, threads.run(one, tasks), strict=True):
+        for tap, total in zip(taps, totals, strict=True):
+            gw[tap][some] += total
 
 
 class Meeting:
