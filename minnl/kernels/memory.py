@@ -32,20 +32,26 @@ class Pool:
 
     def take(self, size):
         with self.lock:
-            self.used += size
-            self.peak = max(self.peak, self.used)
             blocks = self.free.get(size)
             if blocks:
-                self.held -= size
                 me = threading.get_ident()
                 mine = (i for i in range(-1, -1 - min(len(blocks), _LOOK), -1) if blocks[i][0] == me)
-                return blocks.pop(next(mine, -1))[1:]
-            for other in list(self.free):
-                while self.free[other] and self.held + self.used > self.peak:
-                    self.free[other].pop()
-                    self.held -= other
-        buffer = np.empty(size + _ALIGNED, np.uint8)
-        return buffer, buffer.ctypes.data + -buffer.ctypes.data % _ALIGNED
+                block = blocks.pop(next(mine, -1))[1:]
+                self.held -= size
+            else:
+                self.make_room(size)
+                buffer = np.empty(size + _ALIGNED, np.uint8)
+                block = buffer, buffer.ctypes.data + -buffer.ctypes.data % _ALIGNED
+            self.used += size
+            self.peak = max(self.peak, self.used)
+            return block
+
+    def make_room(self, size):
+        """Give free blocks back to the system, as far as one more of that size would take us above the peak."""
+        for other, blocks in self.free.items():
+            while blocks and self.held + self.used + size > max(self.peak, self.used + size):
+                blocks.pop(0)
+                self.held -= other
 
     def give(self, block, size):
         with self.lock:
@@ -60,15 +66,15 @@ pool = Pool()
 class _Lease:
     """Owner of an array's memory: NumPy keeps it alive as long as any view of the array; then the block returns."""
 
-    __slots__ = ("__array_interface__", "block", "size")
+    __slots__ = ("__array_interface__", "pool", "block", "size")
 
-    def __init__(self, shape, dtype, size):
-        self.size, self.block = size, pool.take(size)
-        where = (self.block[1], False)  # not read-only
+    def __init__(self, shape, dtype, pool, block, size):
+        self.pool, self.block, self.size = pool, block, size
+        where = (block[1], False)  # not read-only
         self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": where}
 
     def __del__(self):
-        pool.give(self.block, self.size)
+        self.pool.give(self.block, self.size)
 
 
 def empty(shape, dtype):
@@ -77,7 +83,8 @@ def empty(shape, dtype):
     bytes_ = math.prod(shape) * dtype.itemsize
     if bytes_ < SMALLEST:
         return np.empty(shape, dtype)
-    return np.asarray(_Lease(shape, dtype, rounded(bytes_)))
+    size = rounded(bytes_)
+    return np.asarray(_Lease(shape, dtype, pool, pool.take(size), size))
 
 
 def rounded(n):

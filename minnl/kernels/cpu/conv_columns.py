@@ -15,7 +15,8 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs, padded, strided
 from minnl.kernels.cpu.gemm import multiply
 
-BLOCK_ELEMENTS = 128 * 1024  # of the column matrix at once: 512 KB
+BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones would make short calls, see README.md
+SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
 SHORT_RUN = 64  # numbers of one row of a window; shorter ones are gathered in two steps
 
 
@@ -38,9 +39,15 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     def one(part):
         windows, g = Windows(x, gw.shape, stride, pads, dilation, gy.shape, part), gy[part]
         total = np.zeros((math.prod(gw.shape[:4]), gw.shape[4]), gy.dtype)
-        product = np.empty_like(total)
         for block in windows.blocks():
-            total += multiply(windows.columns(block).T, g[block].reshape(-1, g.shape[-1]), product)
+            columns, rows = windows.columns(block), g[block].reshape(-1, g.shape[-1])
+            whole = len(rows) // SUM_ROWS * SUM_ROWS
+            if whole:
+                a, b = (m[:whole].reshape(-1, SUM_ROWS, m.shape[1]) for m in (columns, rows))
+                products = memory.empty((len(a), *total.shape), total.dtype)
+                total += multiply(a.swapaxes(1, 2), b, products).sum(axis=0)
+            if whole < len(rows):
+                total += columns[whole:].T @ rows[whole:]
         return total
 
     gw[...] = sum(threads.run(one, parts(gy.shape, gw.size))).reshape(gw.shape)
