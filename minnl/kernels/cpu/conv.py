@@ -14,8 +14,9 @@ import math
 
 import numpy as np
 
-from minnl.kernels import memory
+from minnl.kernels import memory, threads
 from minnl.kernels.cpu import conv_columns, conv_taps, conv_winograd
+from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.kernel import Float32Kernel
 
 ONE = (1, 1, 1)
@@ -73,33 +74,41 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
     With stride s output p sees input s * p + k - padding by tap k, so inputs s * j + phase meet every s-th tap only,
     and at these, output and input step together: a correlation of stride 1.
     """
+    if any(s > k for s, k in zip(stride, weight.shape, strict=False)):
+        gx.fill(0)  # there are phases that no tap meets
     for phase in itertools.product(*map(range, stride)):
         positions = gx[:, phase[0] :: stride[0], phase[1] :: stride[1], phase[2] :: stride[2]]
         taps, before = [], []
         for k, s, d, first, (padding, _) in zip(weight.shape[:3], stride, dilation, phase, pads, strict=True):
             tap = (first + padding) % s
             taps.append(slice(tap, None, s))
-            before.append(d * (len(range(tap, k, s)) - 1) - (first + padding - tap) // s)
-        some = weight[tuple(taps)]
-        if not positions.size:
+            before.append((d * (len(range(tap, k, s)) - 1) - (first + padding - tap) // s, 0))
+        mirrored = weight[tuple(taps)][::-1, ::-1, ::-1].swapaxes(3, 4)
+        if not (positions.size and mirrored.size):
             continue
-        if not some.size:
-            positions[...] = 0
-            continue
-        mirrored = some[::-1, ::-1, ::-1].swapaxes(3, 4)
-        whole = positions if stride == ONE else memory.empty(positions.shape, gx.dtype)
-        correlate(gy, mirrored, whole, ONE, [(b, 0) for b in before], dilation)
-        if whole is not positions:
-            positions[...] = whole
+        if stride == ONE:
+            correlate(gy, mirrored, gx, ONE, before, dilation)
+        else:
+            apart = memory.empty(positions.shape, gx.dtype)
+            correlate(gy, mirrored, apart, ONE, before, dilation)
+            _copy(apart, positions)
+
+
+def _copy(array, to):
+    """to[...] = array, on all threads by samples."""
+
+    def one(samples):
+        in_runs(to[samples])[...] = in_runs(array[samples])
+
+    threads.run(one, threads.shares(len(array), 8 if array.size > 256 * 1024 else 1))
 
 
 @functools.lru_cache(4096)
 def choose(x, weight, y, stride, pads, dilation):
     """The method for these shapes, a module and what else it wants to know: the least of the estimated times."""
-    estimates = {
-        (conv_taps,): taps_time(x, weight, y, stride, pads, dilation),
-        (conv_columns,): columns_time(weight, y),
-    }
+    estimates = {(conv_taps,): taps_time(x, weight, y, stride, pads, dilation)}
+    if math.prod(weight) <= conv_columns.WEIGHT_ELEMENTS:
+        estimates[(conv_columns,)] = columns_time(weight, y)
     before = pads[0][0]
     whole = before == 0 and x[1] == y[1] if weight[0] == 1 else before < weight[0] and y[1] <= x[1] + before
     if whole and weight[1:3] == (3, 3) and stride == dilation == ONE:  # `whole`: no output frame sees padding alone

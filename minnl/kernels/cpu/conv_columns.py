@@ -16,6 +16,7 @@ from minnl.kernels.cpu.gather import in_runs, padded, strided
 from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones would make short calls, see README.md
+WEIGHT_ELEMENTS = 256 * 1024  # of a weight that this is for: each part sums up a gradient of that size, 1 MB
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
 SHORT_RUN = 64  # numbers of one row of a window; shorter ones are gathered in two steps
 
