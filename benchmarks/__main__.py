@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import gc
 import sys
 
 import minnl
-from benchmarks import networks, ops, report
-from benchmarks.measure import measure
+from benchmarks import cases, memory, report
+from benchmarks.measure import Result, measure
 from benchmarks.optional import torch
 from minnl import backend
-
-PASSES = {"forward": False, "forward + backward": True}
 
 
 def main(arguments=None):
@@ -22,11 +20,21 @@ def main(arguments=None):
     if torch is not None:
         torch.set_num_threads(threads)
     about = report.setting(threads, options.repeats)
-    print(report.heading(about))
+    print(report.heading(about), flush=True)
     results = []
-    for name, contenders in chosen(options.only):
-        results.append(measure(name, contenders(), options.repeats))
-        print(report.line(results[-1]), flush=True)
+    for contest in chosen(options.only):
+        if not results or results[-1].group != contest.group:
+            print(report.group(contest.group, about), flush=True)
+        calls = {way: contender.call for way, contender in contest.contenders().items()}
+        result = Result(contest.name, contest.group, contest.work, measure(calls, options.repeats))
+        del calls
+        gc.collect()
+        if options.memory or contest.network:
+            ways = filter(None, ("minnl", result.rival))
+            result.bytes = {way: memory.peak(contest, way, threads) for way in ways}
+        results.append(result)
+        print(report.line(result), flush=True)
+    print(report.summary(results, about))
     if options.json:
         report.write_json(options.json, about, results)
     if options.picture:
@@ -35,9 +43,10 @@ def main(arguments=None):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time minnl beside PyTorch in one run.")
-    parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name contains TEXT")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name or group contains TEXT")
     parser.add_argument("--threads", type=positive, help="threads for both (default: every core)")
-    parser.add_argument("--repeats", type=positive, default=9, help="rounds; each times every contender once")
+    parser.add_argument("--repeats", type=positive, default=7, help="rounds, fewer for what takes long (default: 7)")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of every case, not of networks alone")
     parser.add_argument("--json", metavar="FILE", help="write every time there")
     parser.add_argument("--picture", metavar="FILE", help="draw the ratios there (.png, .svg, .pdf)")
     return parser.parse_args(arguments)
@@ -51,16 +60,11 @@ def positive(text):
 
 
 def chosen(text):
-    """(name, function that makes the contenders) of every case whose name contains the text."""
-    every = [
-        (f"{case.name}, {word}", functools.partial(case.contenders, backward))
-        for case in ops.CASES
-        for word, backward in PASSES.items()
-    ]
-    every += [(case.name, case.contenders) for case in networks.CASES]
-    found = [entry for entry in every if text in entry[0]]
+    """The contests whose title or group contains the text."""
+    every = cases.every()
+    found = [contest for contest in every if text in contest.title or text in contest.group]
     if not found:
-        sys.exit(f"no case contains {text!r}; there are:\n  " + "\n  ".join(name for name, _ in every))
+        sys.exit(f"no case contains {text!r}; there are:\n  " + "\n  ".join(contest.title for contest in every))
     return found
 
 

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SHORTEST = 0.02  # seconds: what is quicker is called several times for one timing
 PAUSE = 0.02  # seconds: the threads of BLAS and OpenMP spin for a while after their work, on cores that others need
+PATIENCE = 20  # seconds: what takes longer for all its rounds gets fewer of them
+FEWEST = 5
 
 
 @dataclass
 class Result:
-    """Times in seconds of one call, by contender and round; "minnl" is always among the contenders."""
+    """Times in seconds of one call, by contender and round; "minnl" is always among the contenders.
+
+    `bytes` is the most memory that each took, where that was measured.
+    """
 
     name: str
+    group: str
+    work: str
     seconds: dict[str, list[float]]
+    bytes: dict[str, int] = field(default_factory=dict)
 
     def median(self, contender):
         return statistics.median(self.seconds[contender])
@@ -45,18 +53,18 @@ class Result:
         return statistics.quantiles(ratios, n=4, method="inclusive")
 
 
-def measure(name, contenders, repeats):
-    """Time functions without arguments, given by name, in turns; the first call of each is not counted."""
-    calls = {}
-    for contender, call in contenders.items():
-        call()
-        calls[contender] = max(1, round(SHORTEST / max(timed(call, 1), 1e-9)))
-    seconds = {contender: [] for contender in contenders}
+def measure(calls, repeats):
+    """Seconds of each round of functions without arguments, given by name, in turns."""
+    once = {name: max(timed(call, 1), 1e-9) for name, call in calls.items()}
+    times = {name: max(1, round(SHORTEST / seconds)) for name, seconds in once.items()}
+    a_round = sum(times[name] * once[name] for name in calls)
+    repeats = min(repeats, max(FEWEST, int(PATIENCE / a_round)))
+    seconds = {name: [] for name in calls}
     for _ in range(repeats):
-        for contender, call in contenders.items():
+        for name, call in calls.items():
             time.sleep(PAUSE)
-            seconds[contender].append(timed(call, calls[contender]))
-    return Result(name, seconds)
+            seconds[name].append(timed(call, times[name]))
+    return seconds
 
 
 def timed(call, times):

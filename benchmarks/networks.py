@@ -1,57 +1,129 @@
-"""A training step of minnl's networks beside the same network written in torch.nn, from the same start."""
+"""Blocks and whole networks of minnl beside the same in torch.nn, from the same weights."""
 
 from __future__ import annotations
 
 import numpy as np
 
 import minnl
-import models
+from benchmarks import c2d
+from benchmarks.contest import BACKWARD, FORWARD, Contender, Contest
 from benchmarks.optional import memory_formats
 from minnl import functional as F
-from minnl import optim
+from minnl import no_grad, optim
 
-RATE = {"lr": 1e-3, "weight_decay": 1e-4}
+ATTENTIONS = ("naive", "scaled_dot_product_attention")
 
 
-class StepCase:
-    """One step: forward, loss, backward, AdamW."""
+def training(name, group, build, shape, classes, lr, attentions):
+    """One training step: forward, loss, backward, AdamW. Small steps, or rounding soon makes two networks of one."""
 
-    def __init__(self, model, clips, classes=3):
-        self.model, self.clips, self.classes = model, clips, classes
-        self.name = f"training step of {model}, clips {clips}"
-
-    def contenders(self):
-        """Functions to time, by name, after three steps each that have to give the same losses."""
+    def data():
         rng = np.random.default_rng(0)
-        x = rng.standard_normal(self.clips, dtype=np.float32)
-        labels = rng.integers(0, self.classes, self.clips[0])
-        calls = {"minnl": ours(self.build(), x, labels)}
-        for layout, memory_format in memory_formats().items():
-            from benchmarks import twin  # only where there is PyTorch
+        return rng.standard_normal(shape, dtype=np.float32), rng.integers(0, classes, shape[0])
 
-            calls[layout] = twin.step(self.build(), x, labels, memory_format, RATE)
-        losses = {name: [call() for _ in range(3)] for name, call in calls.items()}
-        for name, values in losses.items():
-            if not np.allclose(values, losses["minnl"], rtol=1e-3):
-                raise RuntimeError(f"{self.name}: first losses differ: minnl {losses['minnl']}, {name} {values}")
-        return calls
+    return Contest(
+        f"{name}, clips {'x'.join(map(str, shape))}",
+        group,
+        "training step",
+        ways(
+            lambda: step(build(), *data(), lr),
+            lambda twin, *way: twin.step(build(), *data(), *way, lr),
+            attentions,
+        ),
+        tolerance=1e-3,
+        network=True,
+    )
 
-    def build(self):
+
+def inference(name, group, build, shape, attentions):
+    """The logits of a batch, in evaluation mode."""
+
+    def data():
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+    return Contest(
+        f"{name}, clips {'x'.join(map(str, shape))}",
+        group,
+        "inference",
+        ways(lambda: infer(build(), data()), lambda twin, *way: twin.infer(build(), data(), *way), attentions),
+        tolerance=1e-3,
+        network=True,
+    )
+
+
+def block(name, group, shape):
+    """A non-local block on its own: forward, and forward with the gradients of its input and parameters."""
+
+    def build():
         minnl.manual_seed(0)
-        return models.build(self.model, classes=self.classes, in_channels=self.clips[-1])
+        return c2d.awake(shape[-1])
+
+    def data():
+        rng = np.random.default_rng(0)
+        return [rng.standard_normal(shape, dtype=np.float32) for _ in range(2)]
+
+    for work in (FORWARD, BACKWARD):
+        backward = work == BACKWARD
+        yield Contest(
+            name,
+            group,
+            work,
+            ways(
+                lambda backward=backward: differentiate(build(), *data(), backward),
+                lambda twin, *way, backward=backward: twin.differentiate(build(), *data(), *way, backward),
+                ATTENTIONS,
+            ),
+        )
 
 
-def ours(model, x, labels):
-    optimizer = optim.AdamW(model.parameters(), **RATE)
+def ways(ours, theirs, attentions):
+    """minnl's way, and PyTorch's in both memory formats and with each of the attentions."""
+    found = {"minnl": ours}
+    for layout, memory_format in memory_formats().items():
+        for attention in attentions or ("",):
 
-    def step():
+            def make(memory_format=memory_format, attention=attention):
+                from benchmarks import twin  # only where there is PyTorch
+
+                return theirs(twin, memory_format, attention)
+
+            found[", ".join(filter(None, (layout, attention)))] = make
+    return found
+
+
+def step(model, x, labels, lr):
+    optimizer = optim.AdamW(model.parameters(), lr)
+
+    def one():
         optimizer.zero_grad()
         loss = F.cross_entropy(model(minnl.Tensor(x)), labels)
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    return step
+    return Contender(one, lambda first: [np.array([first, one()])])
 
 
-CASES = [StepCase(name, (32, 16, 32, 32, 1)) for name in ("small", "nl_small")]
+def infer(model, x):
+    model.eval()
+
+    def one():
+        with no_grad():
+            return model(minnl.Tensor(x)).data
+
+    return Contender(one, lambda logits: [logits])
+
+
+def differentiate(module, x, gy, backward):
+    def forward():
+        with no_grad():
+            return [module(minnl.Tensor(x)).data]
+
+    def both():
+        given = minnl.Tensor(x, requires_grad=True)
+        module.zero_grad()
+        y = module(given)
+        y.backward(gy)
+        return [y.data, given.grad, *(p.grad for p in module.parameters())]
+
+    return Contender(both if backward else forward, list)

@@ -1,132 +1,156 @@
-"""The operations that are compared, at the sizes they have in the small network and around it."""
+"""The operations that are compared: how minnl and PyTorch compute each. Their sizes stand in cases.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
+from benchmarks.contest import BACKWARD, FORWARD, Contender, Contest
 from benchmarks.optional import memory_formats, torch
 from minnl import Tensor, no_grad
 from minnl import functional as F
 
 CLIP = (0, 4, 1, 2, 3)  # (N, T, H, W, C) -> (N, C, T, H, W)
-UNCLIP = (0, 2, 3, 4, 1)
 KERNEL = (4, 3, 0, 1, 2)  # (kT, kH, kW, C, K) -> (K, C, kT, kH, kW)
 
 
-@dataclass(frozen=True)
-class OpCase:
-    """One operation in minnl and in PyTorch.
+class Operation:
+    """One operation on arrays, in minnl and in PyTorch.
 
-    `rivals` holds a function for each way in which PyTorch can compute it. `orders` gives for each input the order of
-    axes that PyTorch wants, None for the same as minnl.
+    Parameters
+    ----------
+    shapes : list of tuples
+        Of its inputs.
+    minnl : function of Tensors
+    rivals : dict of str -> function of torch tensors
+        The ways in which PyTorch can compute it.
+    orders : list
+        For each input the order of axes that PyTorch wants, None for the same as minnl.
+    order : tuple or None
+        The same for the output.
+    wants : list of bool
+        Which inputs want a gradient; all by default.
     """
 
-    name: str
-    shapes: tuple[tuple[int, ...], ...]
-    minnl: Callable
-    rivals: dict[str, Callable]
-    orders: tuple[tuple[int, ...] | None, ...]
+    def __init__(self, shapes, minnl, rivals, orders, order=None, wants=None):
+        self.shapes, self.minnl, self.rivals = shapes, minnl, rivals
+        self.orders, self.order, self.wants = orders, order, wants or [True] * len(shapes)
 
-    def contenders(self, backward):
-        """Functions to time, by name: minnl's, and PyTorch's ways in both memory formats."""
-        rng = np.random.default_rng(0)
-        arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in self.shapes]
-        with no_grad():
-            y = self.minnl(*map(Tensor, arrays)).data
-        gy = rng.standard_normal(y.shape, dtype=np.float32) if backward else None
-        calls = {"minnl": self.ours(arrays, gy)}
+    def contests(self, name, group):
+        """Its forward alone, and its forward with all gradients."""
+        return [Contest(name, group, work, self.ways(work == BACKWARD)) for work in (FORWARD, BACKWARD)]
+
+    def ways(self, backward):
+        ways = {"minnl": lambda: self.ours(backward)}
         for layout, memory_format in memory_formats().items():
             if layout == "channels last" and CLIP not in self.orders:
                 continue
             for way, function in self.rivals.items():
-                inputs = self.inputs(arrays, memory_format)
-                theirs = function(*inputs)
-                self.agree((theirs.permute(UNCLIP) if CLIP in self.orders else theirs).numpy(), y)
-                name = way if CLIP not in self.orders else layout
-                calls[name] = self.theirs(function, inputs, gy, memory_format)
-        return calls
+                name = layout if CLIP in self.orders else way
+                ways[name] = lambda f=function, m=memory_format: self.theirs(f, m, backward)
+        return ways
 
-    def ours(self, arrays, gy):
+    def arrays(self):
+        """The inputs, and the gradient of the output for an output of a shape."""
+        rng = np.random.default_rng(0)
+        arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in self.shapes]
+        return arrays, lambda shape: rng.standard_normal(shape, dtype=np.float32)
+
+    def ours(self, backward):
+        arrays, gradient = self.arrays()
+
         def forward():
             with no_grad():
-                self.minnl(*map(Tensor, arrays))
+                return [self.minnl(*map(Tensor, arrays)).data]
 
         def both():
-            self.minnl(*(Tensor(a, requires_grad=True) for a in arrays)).backward(gy)
+            inputs = [Tensor(a, requires_grad=want) for a, want in zip(arrays, self.wants, strict=True)]
+            y = self.minnl(*inputs)
+            y.backward(gy)
+            return [y.data, *(x.grad for x in inputs if x.requires_grad)]
 
-        return forward if gy is None else both
+        gy = gradient(forward()[0].shape) if backward else None
+        return Contender(both if backward else forward, list)
 
-    def theirs(self, function, inputs, gy, memory_format):
+    def theirs(self, function, memory_format, backward):
+        arrays, gradient = self.arrays()
+        inputs = [
+            theirs(torch.from_numpy(a), order, memory_format) for a, order in zip(arrays, self.orders, strict=True)
+        ]
+        wanting = [x for x, want in zip(inputs, self.wants, strict=True) if want]
+
         def forward():
             with torch.no_grad():
-                function(*inputs)
-
-        if gy is None:
-            return forward
-        gradient = torch.from_numpy(gy)
-        if CLIP in self.orders:
-            gradient = gradient.permute(CLIP).contiguous(memory_format=memory_format)
-        gradient = gradient.reshape(function(*inputs).shape)  # non_local: clips there, lists of positions here
-        wanting = [x.requires_grad_() for x in inputs]
+                return [function(*inputs)]
 
         def both():
-            torch.autograd.grad(function(*wanting), wanting, gradient)
+            y = function(*inputs)
+            return [y, *torch.autograd.grad(y, wanting, gy)]
 
-        return both
-
-    def inputs(self, arrays, memory_format):
-        tensors = [torch.from_numpy(a.copy()) for a in arrays]
-        return [
-            t if order is None else t.permute(order).contiguous(memory_format=memory_format)
-            for t, order in zip(tensors, self.orders, strict=True)
-        ]
-
-    def agree(self, theirs, ours):
-        """Two programs that compute different things are not worth comparing."""
-        error, size = abs(theirs.reshape(ours.shape) - ours).max(), abs(ours).max()
-        if not error <= 1e-4 * size:
-            raise RuntimeError(f"{self.name}: minnl and PyTorch differ by {error:.2g} of {size:.2g}")
+        gy = None
+        if backward:
+            y = forward()[0]
+            gy = theirs(torch.from_numpy(gradient(ours(y, self.order).shape)), self.order, memory_format)
+            for x in wanting:
+                x.requires_grad_()
+        orders = [self.order, *(order for order, want in zip(self.orders, self.wants, strict=True) if want)]
+        return Contender(
+            both if backward else forward,
+            lambda found: [ours(a.detach(), order).numpy() for a, order in zip(found, orders, strict=False)],
+        )
 
 
-def conv(x, weight, stride=1):
-    *kernel, c, k = weight
-    padding = tuple(n // 2 for n in kernel)
-    return OpCase(
-        f"conv3d {'x'.join(map(str, kernel))}, {c} to {k} channels, stride {stride}, x {x}",
-        (x, weight, (k,)),
-        lambda x, weight, bias: F.conv3d(x, weight, bias, stride, padding),
-        {"default": lambda x, weight, bias: torch.nn.functional.conv3d(x, weight, bias, stride, padding)},
-        (CLIP, KERNEL, None),
+def theirs(tensor, order, memory_format):
+    return tensor if order is None else tensor.permute(order).contiguous(memory_format=memory_format)
+
+
+def ours(tensor, order):
+    return tensor if order is None else tensor.permute(*np.argsort(order).tolist())
+
+
+def conv(x, weight, stride=1, first=False):
+    """A convolution without bias, as batch norm follows; the first layer's input wants no gradient."""
+    padding = tuple(n // 2 for n in weight[:3])
+    return Operation(
+        (x, weight),
+        lambda x, weight: F.conv3d(x, weight, None, stride, padding),
+        {"": lambda x, weight: torch.nn.functional.conv3d(x, weight, None, stride, padding)},
+        (CLIP, KERNEL),
+        CLIP,
+        (not first, True),
     )
 
 
-def norm(x):
-    zeros, ones = np.zeros(x[-1], np.float32), np.ones(x[-1], np.float32)
-    return OpCase(
-        f"batch_norm + relu, x {x}",
-        (x, x[-1:], x[-1:]),
-        lambda x, weight, bias: F.relu(F.batch_norm(x, zeros.copy(), ones.copy(), weight, bias, training=True)),
-        {
-            "default": lambda x, weight, bias: torch.relu(
-                torch.nn.functional.batch_norm(x, torch.zeros_like(bias), torch.ones_like(bias), weight, bias, True)
-            )
-        },
-        (CLIP, None, None),
-    )
+def norm(x, residual=False):
+    """Batch norm and ReLU, with what a residual block adds in between."""
+    mean, var = np.zeros(x[-1], np.float32), np.ones(x[-1], np.float32)
+
+    def minnl(x, weight, bias, added=None):
+        return F.batch_norm(x, mean, var, weight, bias, training=True, relu=True, residual=added)
+
+    def rival(x, weight, bias, added=None):
+        y = torch.nn.functional.batch_norm(x, running[0], running[1], weight, bias, True)
+        if added is not None:
+            y += added
+        return torch.relu_(y)
+
+    running = None if torch is None else (torch.from_numpy(mean.copy()), torch.from_numpy(var.copy()))
+    more = residual * 1
+    return Operation((x, x[-1:], x[-1:], *(x,) * more), minnl, {"": rival}, (CLIP, None, None, *(CLIP,) * more), CLIP)
 
 
-def pool(kind, x, kernel, stride, padding):
-    size = "x".join(map(str, kernel))
-    return OpCase(
-        f"{kind}_pool3d {size}, stride {stride}, x {x}",
+def pool(kind, x, kernel, stride, padding=0):
+    return Operation(
         (x,),
         lambda x: getattr(F, f"{kind}_pool3d")(x, kernel, stride, padding),
-        {"default": lambda x: getattr(torch.nn.functional, f"{kind}_pool3d")(x, kernel, stride, padding)},
+        {"": lambda x: getattr(torch.nn.functional, f"{kind}_pool3d")(x, kernel, stride, padding)},
         (CLIP,),
+        CLIP,
     )
+
+
+def mean(x):
+    """Global average pooling."""
+    return Operation((x,), lambda x: F.mean(x, axis=(1, 2, 3)), {"": lambda x: x.mean((2, 3, 4))}, (CLIP,))
 
 
 def non_local(n, queries, keys, channels):
@@ -134,16 +158,15 @@ def non_local(n, queries, keys, channels):
     scale = channels**-0.5
 
     def naive(theta, phi, g):
-        theta, phi, g = (a.flatten(1, 3) for a in (theta, phi, g))
-        return torch.softmax(theta @ phi.mT * scale, -1) @ g
+        y = torch.softmax(theta.flatten(1, 3) @ phi.flatten(1, 3).mT * scale, -1) @ g.flatten(1, 3)
+        return y.view(theta.shape)
 
     def fused(theta, phi, g):
-        theta, phi, g = (a.flatten(1, 3)[:, None] for a in (theta, phi, g))
-        return torch.nn.functional.scaled_dot_product_attention(theta, phi, g, scale=scale)
+        lists = (a.flatten(1, 3)[:, None] for a in (theta, phi, g))
+        return torch.nn.functional.scaled_dot_product_attention(*lists, scale=scale).view(theta.shape)
 
     theta, phi = (n, *queries, channels), (n, *keys, channels)
-    return OpCase(
-        f"non_local embedded, N={n} L={np.prod(queries)} P={np.prod(keys)} I={channels}",
+    return Operation(
         (theta, phi, phi),
         lambda theta, phi, g: F.non_local(theta, phi, g, "embedded", scale),
         {"naive": naive, "scaled_dot_product_attention": fused},
@@ -153,32 +176,9 @@ def non_local(n, queries, keys, channels):
 
 def loss(n, classes):
     labels = np.random.default_rng(1).integers(0, classes, n)
-    return OpCase(
-        f"cross_entropy, {n} clips, {classes} classes",
+    return Operation(
         ((n, classes),),
         lambda x: F.cross_entropy(x, labels),
         {"default": lambda x: torch.nn.functional.cross_entropy(x, torch.from_numpy(labels))},
         (None,),
     )
-
-
-CASES = [
-    conv((32, 16, 24, 24, 1), (5, 7, 7, 1, 16), (2, 2, 2)),  # the stem of the small network
-    conv((32, 8, 6, 6, 32), (1, 3, 3, 32, 64), (1, 2, 2)),  # and two of its residual branches
-    conv((32, 8, 3, 3, 64), (1, 3, 3, 64, 64)),
-    conv((32, 16, 32, 32, 16), (3, 3, 3, 16, 16)),
-    conv((32, 8, 16, 16, 32), (3, 3, 3, 32, 32)),
-    conv((32, 8, 8, 8, 64), (3, 3, 3, 64, 64)),
-    conv((32, 8, 8, 8, 32), (3, 1, 1, 32, 32)),
-    conv((32, 8, 16, 16, 64), (1, 3, 3, 64, 64)),
-    conv((32, 8, 16, 16, 32), (1, 1, 1, 32, 64)),
-    norm((32, 8, 16, 16, 32)),
-    pool("max", (32, 8, 16, 16, 32), (1, 2, 2), (1, 2, 2), 0),
-    pool("max", (32, 8, 16, 16, 32), (3, 3, 3), (2, 2, 2), 1),
-    pool("avg", (32, 8, 16, 16, 32), (1, 2, 2), (1, 2, 2), 0),
-    non_local(32, (8, 8, 8), (8, 4, 4), 32),
-    non_local(8, (8, 8, 8), (8, 8, 8), 64),
-    non_local(8, (4, 14, 14), (4, 14, 14), 512),
-    non_local(4, (4, 28, 28), (4, 14, 14), 256),
-    loss(1024, 400),
-]

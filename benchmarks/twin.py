@@ -1,22 +1,23 @@
-"""The networks of models/ in plain torch.nn, with the same weights. Imported only where there is PyTorch."""
+"""The networks of minnl in plain torch.nn, with the same weights. Imported only where there is PyTorch."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from benchmarks.contest import Contender
+from benchmarks.ops import CLIP, KERNEL, ours, theirs
 from minnl import nn
 from models import blocks, small
 
 
-def step(model, x, labels, memory_format, rate):
-    """A function that does one training step with the twin of a model and returns the loss."""
-    model = twin(model).to(memory_format=memory_format)
-    x = torch.from_numpy(x).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format)
+def step(model, x, labels, memory_format, attention, lr):
+    """One training step with the twin of a model; returns the loss."""
+    model, x = placed(model, x, memory_format, attention)
     labels = torch.from_numpy(labels)
     norms = [p for m in model.modules() if isinstance(m, torch.nn.BatchNorm3d) for p in m.parameters()]
     others = [p for p in model.parameters() if not any(p is q for q in norms)]
-    optimizer = torch.optim.AdamW([{"params": others}, {"params": norms, "weight_decay": 0.0}], **rate)
+    optimizer = torch.optim.AdamW([{"params": others}, {"params": norms, "weight_decay": 0.0}], lr, weight_decay=0.01)
 
     def one():
         optimizer.zero_grad()
@@ -25,7 +26,50 @@ def step(model, x, labels, memory_format, rate):
         optimizer.step()
         return loss.item()
 
-    return one
+    return Contender(one, lambda first: [np.array([first, one()])])
+
+
+def infer(model, x, memory_format, attention):
+    """The logits of a batch in evaluation mode."""
+    model, x = placed(model, x, memory_format, attention)
+    model.eval()
+
+    def one():
+        with torch.no_grad():
+            return model(x)
+
+    return Contender(one, lambda logits: [logits.numpy()])
+
+
+def differentiate(module, x, gy, memory_format, attention, backward):
+    """A module's output, and with `backward` the gradients of its input and parameters."""
+    module, x = placed(module, x, memory_format, attention)
+    gy = theirs(torch.from_numpy(gy), CLIP, memory_format)
+    wanting = [x, *module.parameters()]
+
+    def forward():
+        with torch.no_grad():
+            return [module(x)]
+
+    def both():
+        x.requires_grad_()
+        y = module(x)
+        return [y, *torch.autograd.grad(y, wanting, gy)]
+
+    orders = [CLIP, CLIP, *(KERNEL if p.ndim == 5 else None for p in module.parameters())]
+    return Contender(
+        both if backward else forward,
+        lambda found: [ours(a.detach(), order).numpy() for a, order in zip(found, orders, strict=False)],
+    )
+
+
+def placed(module, x, memory_format, attention):
+    """The twin of a module and its input, in a memory format."""
+    module = twin(module).to(memory_format=memory_format)
+    for part in module.modules():
+        if isinstance(part, NonLocal):
+            part.attention, part.memory_format = attention, memory_format
+    return module, theirs(torch.from_numpy(x), CLIP, memory_format)
 
 
 class Residual(torch.nn.Module):
@@ -35,11 +79,13 @@ class Residual(torch.nn.Module):
         self.shortcut = torch.nn.Identity() if module.shortcut is None else twin(module.shortcut)
 
     def forward(self, x):
-        return torch.relu(self.branch(x) + self.shortcut(x))
+        y = self.branch(x)
+        y += self.shortcut(x)
+        return torch.relu_(y)
 
 
 class NonLocal(torch.nn.Module):
-    """The block in its default form, by PyTorch's own attention, which is quicker than the naive product."""
+    """The block in its default form, by the naive product or by PyTorch's own attention."""
 
     def __init__(self, module):
         super().__init__()
@@ -48,13 +94,18 @@ class NonLocal(torch.nn.Module):
         for name in ("theta", "phi", "g", "W_z", "norm"):
             setattr(self, name, twin(getattr(module, name)))
         self.fewer = torch.nn.MaxPool3d((1, 2, 2))
-        self.scale = module.scale
+        self.scale, self.attention, self.memory_format = module.scale, "naive", torch.contiguous_format
 
     def forward(self, x):
         fewer = self.fewer(x)
-        theta, phi, g = (a.flatten(2).mT[:, None] for a in (self.theta(x), self.phi(fewer), self.g(fewer)))
-        y = torch.nn.functional.scaled_dot_product_attention(theta, phi, g, scale=self.scale)
-        return x + self.norm(self.W_z(y[:, 0].mT.unflatten(2, x.shape[2:])))
+        theta, phi, g = (a.flatten(2).mT for a in (self.theta(x), self.phi(fewer), self.g(fewer)))
+        if self.attention == "naive":
+            y = torch.softmax(theta @ phi.mT * self.scale, -1) @ g
+        else:
+            lists = (a[:, None] for a in (theta, phi, g))
+            y = torch.nn.functional.scaled_dot_product_attention(*lists, scale=self.scale)[:, 0]
+        y = y.mT.unflatten(2, x.shape[2:]).contiguous(memory_format=self.memory_format)
+        return x + self.norm(self.W_z(y))
 
 
 def conv(m):
@@ -84,7 +135,9 @@ def chain(m):
 
 
 def conv_norm(m):
-    return torch.nn.Sequential(conv(m.conv), norm(m.norm), torch.nn.ReLU() if m.relu else torch.nn.Identity())
+    return torch.nn.Sequential(
+        conv(m.conv), norm(m.norm), torch.nn.ReLU(inplace=True) if m.relu else torch.nn.Identity()
+    )
 
 
 def twin(module):
@@ -96,7 +149,7 @@ TWINS = {
     nn.Conv3d: conv,
     nn.BatchNorm3d: norm,
     nn.Linear: linear,
-    nn.ReLU: lambda m: torch.nn.ReLU(),
+    nn.ReLU: lambda m: torch.nn.ReLU(inplace=True),
     nn.Dropout: lambda m: torch.nn.Dropout(m.p),
     nn.MaxPool3d: lambda m: torch.nn.MaxPool3d(*m.arguments[:4], ceil_mode=m.arguments[4]),
     nn.GlobalAvgPool3d: lambda m: torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten()),

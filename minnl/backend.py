@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.metadata
 import os
 from dataclasses import dataclass
 
 import numpy as np
-import threadpoolctl
 
 from minnl import checks
 
@@ -71,10 +69,12 @@ def device(name):
 
 def installed_cupy():
     """Names of the CuPy wheels that are installed; more than one break each other."""
+    from importlib import metadata  # here, for it takes a while to load
+
     found = []
     for wheel in WHEELS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            importlib.metadata.version(wheel)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            metadata.version(wheel)
             found.append(wheel)
     return found
 
@@ -162,5 +162,7 @@ def set_threads(n):
     Results have the same bits whatever the number, where a fast kernel computes them.
     """
     global _threads
+    import threadpoolctl  # here, for it takes a while to load
+
     _threads = n = checks.count("set_threads", "n", n)
     threadpoolctl.threadpool_limits(limits=n, user_api="blas")

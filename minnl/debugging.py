@@ -76,6 +76,21 @@ def inside(module):
         _state.modules.pop()
 
 
+@contextlib.contextmanager
+def at(modules):
+    """Context in which we are where :func:`modules` was asked."""
+    before, _state.modules = _state.modules, list(modules)
+    try:
+        yield
+    finally:
+        _state.modules = before
+
+
+def modules():
+    """The (name, module) pairs that :func:`path` is made of, outermost first."""
+    return tuple(_state.modules)
+
+
 def path():
     """Where we are in the network, such as "Small.res2.0.conv1"; empty outside of modules."""
     return ".".join(name for name, _ in _state.modules)

@@ -33,13 +33,18 @@ state = _State()
 
 
 @contextlib.contextmanager
-def no_grad():
-    """Context in which ops record no graph: for evaluation, and for editing parameters."""
-    before, state.recording = state.recording, False
+def recording(on):
+    """Context in which ops of this thread record a graph, or record none."""
+    before, state.recording = state.recording, on
     try:
         yield
     finally:
         state.recording = before
+
+
+def no_grad():
+    """Context in which ops record no graph: for evaluation, and for editing parameters."""
+    return recording(False)
 
 
 class Tensor:
@@ -125,7 +130,7 @@ class Tensor:
         retain_graph : bool
             Keep what the ops kept, for another sweep. Without it their memory goes as the sweep passes.
         """
-        sweep(self, grad, retain_graph)
+        backward(self, grad, retain_graph)
 
     def __len__(self):
         if not self.shape:
@@ -220,18 +225,32 @@ class Op:
             self.__dict__.pop(key, None)
 
 
-def sweep(root, grad=None, retain_graph=False):
+def backward(root, grad=None, retain_graph=False):
+    """Sweep over the graph of `root`, then add what arrived to `.grad`: an error on the way leaves each as it was."""
+    if not root.requires_grad:
+        raise ValueError("backward: the tensor does not require a gradient (no input did, or it was made in no_grad)")
+    seed = check_seed(root, grad)
+    taken = {id(seed)}
+    for x, gx in sweep(root, seed, retain_graph).items():
+        if x.grad is not None:
+            x.grad = _plus(x.grad, gx)
+        elif isinstance(gx.base, type(gx)) or id(gx) in taken:  # a view, or went to two inputs, or is the caller's own
+            with backend.on(x.device):
+                x.grad = gx.copy()
+        else:
+            x.grad = gx
+        taken.add(id(x.grad))
+
+
+def sweep(root, seed, retain_graph=False):
     """Run the graph of `root` backwards, youngest op first: no recursion, however deep the graph.
 
     An op is younger than all it was made from, so taking always the youngest that waits is a topological order, and
-    when an op's turn comes every op that used its output has added its share.
+    when an op's turn comes every op that used its output has added its share. Returns the gradient of each leaf, and of
+    each tensor that retains its own.
     """
-    if not root.requires_grad:
-        raise ValueError("backward: the tensor does not require a gradient (no input did, or it was made in no_grad)")
     start = root.op or root
-    seed = check_seed(root, grad)
-    waiting = {start: seed}
-    arrived = {}  # what becomes .grad once the sweep is through: an error on the way leaves every .grad as it was
+    waiting, arrived = {start: seed}, {}
     heap = [] if root.is_leaf else [(-start.age, start)]
     while heap:
         op = heapq.heappop(heap)[1]
@@ -251,16 +270,7 @@ def sweep(root, grad=None, retain_graph=False):
                 waiting[source] = gx
                 if isinstance(source, Op):
                     heapq.heappush(heap, (-source.age, source))
-    taken = {id(seed)}
-    for x, gx in (arrived | waiting).items():
-        if x.grad is not None:
-            x.grad = _plus(x.grad, gx)
-        elif isinstance(gx.base, type(gx)) or id(gx) in taken:  # a view, or went to two inputs, or is the caller's own
-            with backend.on(x.device):
-                x.grad = gx.copy()
-        else:
-            x.grad = gx
-        taken.add(id(x.grad))
+    return arrived | waiting
 
 
 def _plus(a, b):

@@ -16,6 +16,7 @@ from minnl.nn.layers import (
 )
 from minnl.nn.module import Module, Parameter, Sequential, evaluating
 from minnl.nn.non_local import AXES, MODES, NonLocalBlock
+from minnl.nn.recompute import Recompute
 
 __all__ = [
     "AXES",
@@ -34,6 +35,7 @@ __all__ = [
     "NonLocalBlock",
     "Parameter",
     "ReLU",
+    "Recompute",
     "Sequential",
     "evaluating",
     "init",

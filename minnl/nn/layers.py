@@ -58,11 +58,12 @@ class BatchNorm3d(Module):
         self.buffer("running_mean", np.zeros(channels, np.float32))
         self.buffer("running_var", np.ones(channels, np.float32))
 
-    def forward(self, x):
-        running = self.running_mean, self.running_var
+    def forward(self, x, relu=False, residual=None):
+        """relu(norm(x) + residual), each of the two only if asked for."""
+        inputs, options = (x, self.running_mean, self.running_var, self.weight, self.bias), (relu, residual)
         if self.frozen:
-            return F.frozen_batch_norm(x, *running, self.weight, self.bias, self.eps)
-        return F.batch_norm(x, *running, self.weight, self.bias, self.training, self.momentum, self.eps)
+            return F.frozen_batch_norm(*inputs, self.eps, *options)
+        return F.batch_norm(*inputs, self.training, self.momentum, self.eps, *options)
 
     def describe(self):
         return f"{self.weight.shape[0]}{', frozen=True' if self.frozen else ''}"

@@ -41,11 +41,11 @@ class Module:
     def forward(self, *inputs):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs, **options):
         if debugging.tracking():
             with debugging.inside(self):
-                return self.forward(*inputs)
-        return self.forward(*inputs)
+                return self.forward(*inputs, **options)
+        return self.forward(*inputs, **options)
 
     def __setattr__(self, name, value):
         kinds = {Parameter: "_parameters", Module: "_modules"}
@@ -169,7 +169,10 @@ class Module:
 
 
 class Sequential(Module):
-    """Modules called one after another; named "0", "1", … or by keyword: ``Sequential(conv=…, norm=…)``."""
+    """Modules called one after another; named "0", "1", … or by keyword: ``Sequential(conv=…, norm=…)``.
+
+    What it is given beside x goes to the last one, beside what that one is given.
+    """
 
     def __init__(self, *modules, **named):
         super().__init__()
@@ -178,10 +181,11 @@ class Sequential(Module):
                 raise TypeError(f"Sequential: {name} is {type(module).__name__}, a Module expected")
             setattr(self, name, module)
 
-    def forward(self, x):
-        for module in self._modules.values():
+    def forward(self, x, *others):
+        modules = list(self)
+        for module in modules[:-1]:
             x = module(x)
-        return x
+        return modules[-1](x, *others) if modules else x
 
     def __iter__(self):
         return iter(self._modules.values())

@@ -1,7 +1,7 @@
 """The bill before a run: shapes, parameters, multiply-adds and memory of a network, from shapes alone.
 
 The network runs once on arrays that have a shape but take no memory (engine.hollow); every op answers with `infer`,
-says what it would keep, and computes nothing.
+says what it would keep, and computes nothing. What nn.Recompute runs is listed once, without anything kept.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Row:
     kept: int  # bytes that stay for backward, and nothing before kept already
     made: int  # bytes of its output
     received: int  # bytes of its inputs
+    again: tuple = ()  # the rows of what runs a second time in its backward (nn.Recompute)
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,13 @@ def plan(model, shape, optimizer_arrays=2):
     trained = (1 + optimizer_arrays) * sum(p.data.nbytes for p in parameters if p.requires_grad)
     fixed = sum(a.nbytes for a in state) + trained
     rows = _rows(log, {id(root(a)) for a in [*state, x.data]}, {id(p.data) for p in parameters if p.requires_grad})
-    forward, peak = _peaks(rows, x.data.nbytes)
     return Bill(
         rows=rows,
         batch=shape[0],
         parameters=sum(p.size for p in parameters if p.requires_grad),
         fixed=fixed,
-        forward_peak=fixed - trained + forward,
-        peak=fixed + peak,
+        forward_peak=fixed - trained + x.data.nbytes + _forward_peak(rows),
+        peak=fixed + _peak(rows, x.data.nbytes),
     )
 
 
@@ -115,16 +115,17 @@ def root(array):
 
 
 def _rows(log, known, learned):
-    rows, charged = [], set()
+    """A row an op; `known` holds the arrays that are kept already, `learned` the parameters that no row counts yet."""
+    rows = []
     for op, inputs, y, path in log:
         kept = 0
-        for key in op.keeps:
+        for key in op.keeps if op.sources else ():  # without a graph an op is gone as soon as it has computed
             array = getattr(op, key, None)
             if array is not None and id(root(array)) not in known:
                 known.add(id(root(array)))
                 kept += array.nbytes
-        weights = {id(x): x.size for x in inputs if id(x) in learned - charged}
-        charged.update(weights)
+        weights = {id(x): x.size for x in inputs if id(x) in learned}
+        learned.difference_update(weights)
         rows.append(
             Row(
                 path=path.partition(".")[2],
@@ -135,26 +136,32 @@ def _rows(log, known, learned):
                 kept=kept,
                 made=y.nbytes,
                 received=inputs[0].nbytes,
+                again=tuple(_rows(getattr(op, "second", ()), set(known), set())),
             )
         )
     return rows
 
 
-def _peaks(rows, given):
-    """Worst moment of forward without a graph, and of forward and backward with one.
+def _forward_peak(rows):
+    """Worst moment without a graph: an op's input and output, and a copy of one of them at work (padded, centred)."""
+    return max((row.received + row.made + max(row.received, row.made) for row in rows), default=0)
 
-    Forward holds an op's input and output and a copy of one of them at work (a padded input, a deviation). Backward
-    of an op holds all that earlier ops keep, the gradients of its output and input, and two arrays at work.
+
+def _peak(rows, alive):
+    """Worst moment of forward and backward, with `alive` bytes there before.
+
+    Backward of an op holds all that earlier ops keep, the gradients of its output and input, and two arrays at work.
+    What runs again has, beside all that earlier ops keep, its own forward and backward to go through.
     """
-    forward = max((row.received + row.made + max(row.received, row.made) for row in rows), default=0)
-    alive, peak = given, given
+    peak = alive
     for row in rows:
         peak = max(peak, alive + row.received + row.made + max(row.received, row.made))
         alive += row.kept
     for row in reversed(rows):
-        peak = max(peak, alive + row.made + row.received + 2 * max(row.received, row.made))
+        at_work = alive + row.made + row.received + 2 * max(row.received, row.made)
+        peak = max(peak, _peak(row.again, alive + row.made) if row.again else at_work)
         alive -= row.kept
-    return given + forward, peak
+    return peak
 
 
 def table(bill, memory=None):

@@ -60,7 +60,7 @@ def correlate(x, weight, y, stride, pads, dilation):
         longest = -(-positions // down)
         if len(meet.taps) > 1:
             longest = min(longest, max(ROWS, BLOCK_ELEMENTS // max(c, k)))
-    every = list(itertools.product(threads.shares(k, -(-parts // down)), blocks(y.shape[:4], longest)))
+    every = list(itertools.product(_channels(k, -(-parts // down)), blocks(y.shape[:4], longest)))
     threads.run(one, [[(b, some) for some, b in every[share]] for share in threads.shares(len(every), parts)])
 
 
@@ -69,30 +69,39 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     x, gy = _merged(x, gy, gw.shape, stride, pads)
     meet = Meeting(x.shape, gy.shape, gw.shape, stride, pads, dilation)
     c, k = gw.shape[3:]
-    every = blocks(gy.shape[:4], LONG_SUM_ROWS if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS)
     parts = threads.tasks_for(2 * math.prod(gy.shape[:4]) * gw.size)
 
     def one(task):
-        taps, some, share = task
-        total = np.zeros((len(taps), some.stop - some.start, k), x.dtype)
-        product = np.empty(total.shape[1:], x.dtype)
-        for block in every[share]:
+        taps, inside, out, some = task
+        total = memory.empty((len(taps), inside.stop - inside.start, out.stop - out.start), x.dtype)
+        total.fill(0)
+        product = memory.empty(total.shape[1:], x.dtype)
+        for block in some:
             for i, tap in enumerate(taps):
                 theirs, ours = meet(tap, block)
-                rows = x[theirs][..., some].reshape(-1, some.stop - some.start)
+                rows = x[theirs][..., inside].reshape(-1, len(product))
                 if len(rows):
-                    total[i] += multiply(rows.T, gy[ours].reshape(-1, k), product)
+                    total[i] += multiply(rows.T, gy[ours][..., out].reshape(-1, len(product.T)), product)
         return total
 
     if gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some of the positions: they are read once
-        tasks = [(meet.taps, slice(0, c), share) for share in threads.shares(len(every), parts)]
-    else:  # each has some rows of one tap's matrix to itself
-        channels = threads.shares(c, -(-2 * parts // max(1, len(meet.taps))))
-        tasks = [((tap,), some, slice(None)) for tap in meet.taps for some in channels]
+        every = blocks(gy.shape[:4], LONG_SUM_ROWS if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS)
+        shares = [every[share] for share in threads.shares(len(every), parts)]
+        tasks = [(meet.taps, slice(0, c), slice(0, k), some) for some in shares]
+    else:  # each has a part of one tap's matrix to itself; sums as long as may be, since there is much to add to
+        every = blocks(gy.shape[:4], 2 * SUM_ELEMENTS // min(c, k))
+        parts = -(-min(parts, 4) // len(meet.taps)) if len(meet.taps) < 4 else 2
+        inside, out = (_channels(c, parts), [slice(0, k)]) if c >= k else ([slice(0, c)], _channels(k, parts))
+        tasks = [((tap,), i, o, every) for tap in meet.taps for i in inside for o in out]
     gw[...] = 0
-    for (taps, some, _), totals in zip(tasks, threads.run(one, tasks), strict=True):
+    for (taps, inside, out, _), totals in zip(tasks, threads.run(one, tasks), strict=True):
         for tap, total in zip(taps, totals, strict=True):
-            gw[tap][some] += total
+            gw[tap][inside, out] += total
+
+
+def _channels(n, parts):
+    """range(n) in about that many slices, whose ends are multiples of 16: what a vector holds."""
+    return [slice(16 * s.start, min(n, 16 * s.stop)) for s in threads.shares(-(-n // 16), parts)]
 
 
 class Meeting:
