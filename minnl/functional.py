@@ -19,11 +19,11 @@ from minnl.kernels import cpu as _cpu  # noqa: F401 (importing it fills the tabl
 from minnl.ops import arithmetic, convert, pointwise, reduce, shape
 from minnl.ops.adaptive_pool import adaptive_avg_pool3d, adaptive_max_pool3d
 from minnl.ops.arguments import axis_tuple, broadcast_shape, one_axis, tensor
+from minnl.ops.attention import attention, non_local
 from minnl.ops.conv import conv3d
 from minnl.ops.dropout import dropout
 from minnl.ops.linear import linear, matmul
 from minnl.ops.loss import binary_cross_entropy_with_logits, cross_entropy
-from minnl.ops.non_local import attention, non_local
 from minnl.ops.norm import affine, batch_norm, frozen_batch_norm
 from minnl.ops.pool import avg_pool3d, max_pool3d
 from minnl.ops.softmax import log_softmax, softmax

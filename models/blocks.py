@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from minnl import functional as F
 from minnl import nn
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, and ReLU if asked; padding keeps the size at stride 1."""
+    """Convolution without bias, batch norm, and ReLU if asked; padding keeps the size at stride 1.
+
+    With a residual, relu(norm(conv(x)) + residual).
+    """
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, relu=True, gamma=1.0):
         super().__init__()
@@ -16,16 +18,16 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm3d(out_channels, gamma=gamma)
         self.relu = relu
 
-    def forward(self, x):
-        x = self.norm(self.conv(x))
-        return F.relu(x) if self.relu else x
+    def forward(self, x, residual=None):
+        return self.norm(self.conv(x), relu=self.relu or residual is not None, residual=residual)
 
 
 class Residual(nn.Module):
     """relu(branch(x) + shortcut(x)); the shortcut is a 1x1x1 convolution where shapes differ, else x itself.
 
-    With gamma = 0 in the last norm of the branch a fresh block passes its shortcut through: the released networks,
-    which go on from trained ones. With gamma = 1 a shallow network learns sooner from scratch.
+    The branch ends in a ConvNorm, whose norm adds the shortcut and takes the ReLU: one pass over memory, not three.
+    With gamma = 0 in it a fresh block passes its shortcut through: the released networks, which go on from trained
+    ones. With gamma = 1 a shallow network learns sooner from scratch.
     """
 
     def __init__(self, branch, in_channels, out_channels, stride):
@@ -35,7 +37,7 @@ class Residual(nn.Module):
         self.shortcut = None if same else ConvNorm(in_channels, out_channels, (1, 1, 1), stride, relu=False)
 
     def forward(self, x):
-        return F.relu(self.branch(x) + (x if self.shortcut is None else self.shortcut(x)))
+        return self.branch(x, x if self.shortcut is None else self.shortcut(x))
 
 
 def bottleneck(in_channels, out_channels, width, stride=(1, 1, 1), frames=1, gamma=0.0):

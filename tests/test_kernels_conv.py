@@ -60,7 +60,7 @@ def test_method(method, block, case):
     x, weight, arguments = case
     small = (
         mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=block, SUM_ROWS=block, LONG_SUM_ROWS=block),
-        mock.patch.object(conv_columns, "BLOCK_ELEMENTS", block),
+        mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, PORTION_ELEMENTS=5 * block),
     )
     with by(method), small[0], small[1]:
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
@@ -131,7 +131,7 @@ def test_same_bits_on_any_number_of_threads(method, frames):
         by(method),
         mock.patch.object(conv_winograd, "BLOCK_ELEMENTS", 400),
         mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=1000, LARGE=900, ROWS=16),
-        mock.patch.object(conv_columns, "BLOCK_ELEMENTS", 5000),
+        mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=5000, PORTION_ELEMENTS=20_000),
     ):
         agree(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs, WINOGRAD)
         same_bits(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs)

@@ -161,6 +161,28 @@ def test_a_frozen_norm_does_not_thaw():
     assert not any(p.requires_grad for p in norm.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_batch_norm_with_residual_and_relu(frozen, training):
+    norm = nn.BatchNorm3d(3, frozen=frozen).train(training)
+    x, residual = Tensor(clip(2, 2, 3, 3, 3)), Tensor(clip(2, 2, 3, 3, 3)[::-1].copy())
+    total = norm(x).data + residual.data
+    np.testing.assert_allclose(norm(x, residual=residual).data, total, rtol=1e-6)
+    np.testing.assert_allclose(norm(x, relu=True, residual=residual).data, np.maximum(total, 0), rtol=1e-6)
+    np.testing.assert_allclose(norm(x, relu=True).data, np.maximum(norm(x).data, 0), rtol=1e-6)
+
+
+def test_the_last_of_a_sequence_gets_what_is_given_beside_x():
+    class Sum(nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    x, other = Tensor(clip(2, 3)), Tensor(clip(2, 3) + 1)
+    y = nn.Sequential(nn.ReLU(), Sum())(x, other)
+    np.testing.assert_array_equal(y.data, np.maximum(x.data, 0) + other.data)
+    assert nn.Sequential()(x) is x
+
+
 def test_batch_norm_layer_learns_statistics_only_in_training():
     norm, x = nn.BatchNorm3d(3, momentum=0.5), clip(2, 2, 3, 3, 3)
     y = norm(Tensor(x))

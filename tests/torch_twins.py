@@ -125,9 +125,11 @@ def pool(function):
     return lambda x, *args, **arguments: last(function(first(x), *args, **arguments))
 
 
-def batch_norm(x, weight=None, bias=None, mean=None, var=None, **arguments):
+def batch_norm(x, weight=None, bias=None, residual=None, mean=None, var=None, relu=False, **arguments):
     running = [None if v is None else torch.tensor(v, dtype=x.dtype) for v in (mean, var)]
-    return last(TF.batch_norm(first(x), *running, weight, bias, **arguments))
+    y = last(TF.batch_norm(first(x), *running, weight, bias, **arguments))
+    y = y if residual is None else y + residual
+    return torch.relu(y) if relu else y
 
 
 def cross_entropy(x, labels, weight=None, **arguments):
@@ -249,6 +251,9 @@ OF_CASES = {
     "batch_norm/training-non-contiguous": lambda x, weight, bias: batch_norm(
         x.permute(2, 1, 0), weight, bias, training=True
     ).permute(2, 1, 0),
+    "batch_norm/training-residual-is-input": lambda x, weight, bias: batch_norm(
+        x, weight, bias, x, training=True, relu=True
+    ),
     "softmax/non-contiguous": lambda x, axis: torch.softmax(x.T.flip(0), axis),
     "log_softmax/non-contiguous": lambda x, axis: torch.log_softmax(x.T.flip(0), axis),
     "non_local/gaussian-x-is-query-and-key": lambda x, g: non_local(x, x, g, mode="gaussian"),

@@ -67,7 +67,9 @@ def run(task, items):
                 results[i] = task(items[i])
 
         # Each in a copy of the caller's context: what np.errstate says there holds here too.
-        others = [_pool(helpers).submit(contextvars.copy_context().run, _marked, work) for _ in range(helpers)]
+        others = [
+            _pool(backend.threads()).submit(contextvars.copy_context().run, _marked, work) for _ in range(helpers)
+        ]
         try:
             _marked(work)
         finally:

@@ -7,7 +7,7 @@ from minnl.checks import choice, count, number
 from minnl.nn import init
 from minnl.nn.layers import BatchNorm3d, Conv3d
 from minnl.nn.module import Module, Parameter
-from minnl.ops.non_local import AXES, MODES
+from minnl.ops.attention import AXES, MODES
 
 
 class NonLocalBlock(Module):

@@ -9,7 +9,6 @@ from minnl.checks import choice, number
 from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import broadcast_shape, tensor
 from minnl.ops.pointwise import sigmoid_of
-from minnl.ops.softmax import log_softmax_of
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -22,13 +21,15 @@ class CrossEntropy(Op):
 
     .. math:: \ell = -\sum_k q_k \ln p_k, \qquad \bar x_k = \bar\ell\,\Bigl(p_k \sum_j q_j - q_k\Bigr)
 
-    "mean" divides the sum by :math:`\sum w_t` over the rows that count, as PyTorch does.
+    "mean" divides the sum by :math:`\sum w_t` over the rows that count, as PyTorch does. A class that is not in the
+    target adds nothing, even if its logit is -infinity.
 
-    Shapes: x (..., K), labels (...) -> loss () or (...). Keeps ln p and q, both of x's shape.
+    Shapes: x (..., K), labels (...) -> loss () or (...). Keeps the exponentials, of x's shape, and their sums: together
+    they are p.
     """
 
     public_name = "cross_entropy"
-    keeps = ("log_p", "q")
+    keeps = ("e", "total")
 
     def __init__(self, labels, ignored, weight, smoothing, reduction):
         self.labels, self.ignored, self.weight = labels, ignored, weight
@@ -44,21 +45,25 @@ class CrossEntropy(Op):
         return q, (counts * weight * hit).sum()
 
     def forward(self, x):
-        self.log_p = log_softmax_of(self.xp, x, -1)
-        self.q, self.divisor = self.target(x)
-        loss = -(self.q * self.log_p).sum(axis=-1)
+        x = x - x.max(axis=-1, keepdims=True)
+        self.e = self.xp.exp(x)
+        self.total = self.e.sum(axis=-1, keepdims=True)
+        log_p = x - self.xp.log(self.total)
+        q, self.divisor = self.target(x)
+        loss = -(q * self.xp.where(q == 0, self.xp.zeros_like(q), log_p)).sum(axis=-1)
         if self.reduction == "none":
             return self.xp.asarray(loss)
         return self.xp.asarray(loss.sum() / self.divisor if self.reduction == "mean" else loss.sum())
 
     def backward(self, gy):
-        gx = self.xp.exp(self.log_p) * self.q.sum(axis=-1, keepdims=True) - self.q
+        q, _ = self.target(self.e)
+        gx = self.e / self.total * q.sum(axis=-1, keepdims=True) - q
         if self.reduction == "none":
             return (gx * gy[..., None],)
         return (gx * (gy / self.divisor if self.reduction == "mean" else gy),)
 
     def infer(self, x):
-        self.log_p, self.q = hollow(x.shape, x.dtype), hollow(x.shape, x.dtype)
+        self.e, self.total = hollow(x.shape, x.dtype), hollow((*x.shape[:-1], 1), x.dtype)
         return hollow(x.shape[:-1] if self.reduction == "none" else (), x.dtype)
 
 

@@ -15,43 +15,59 @@ class _ChannelsLast(Op):
             array = array.sum(axis=-2)
         return array
 
+    def finish(self, y, residual=None):
+        """Add the residual, then max(y, 0), where asked for; y is the op's own array."""
+        if residual is not None:
+            y += residual
+        if self.relu:
+            self.xp.maximum(y, 0, out=y)
+
 
 class BatchNorm(_ChannelsLast):
-    r"""Normalise each channel with the statistics of the batch, then scale and shift.
+    r"""Normalise each channel with the statistics of the batch, then scale and shift; add and rectify if asked to.
 
     With n positions, mean :math:`m = \tfrac1n\sum_i x_i`, variance :math:`v = \tfrac1n\sum_i (x_i - m)^2` and
     :math:`r = (v + \epsilon)^{-1/2}`:
 
     .. math::
-        \hat x_i = (x_i - m)\,r, \qquad y_i = \gamma \hat x_i + \beta, \qquad
-        \bar\beta = \sum_i \bar y_i, \qquad \bar\gamma = \sum_i \bar y_i \hat x_i, \qquad
-        \bar x_i = \gamma r\,\bigl(\bar y_i - \tfrac1n\bar\beta - \tfrac1n\hat x_i\,\bar\gamma\bigr)
+        \hat x_i = (x_i - m)\,r, \qquad z_i = \gamma \hat x_i + \beta + s_i, \qquad
+        y_i = \max(z_i, 0), \qquad \bar s_i = \bar z_i = \bar y_i\,[y_i > 0]
 
-    Shapes: x (..., C), gamma and beta (C,) -> y (..., C). Keeps x, gamma, m and r (and not x-hat: it is two
-    operations away). Variance from deviations, not from squares, so a large mean costs no digits.
+    .. math::
+        \bar\beta = \sum_i \bar z_i, \qquad \bar\gamma = \sum_i \bar z_i \hat x_i, \qquad
+        \bar x_i = \gamma r\,\bigl(\bar z_i - \tfrac1n\bar\beta - \tfrac1n\hat x_i\,\bar\gamma\bigr)
+
+    The residual s is 0 if there is none; without `relu` y = z.
+    Shapes: x (..., C), gamma and beta (C,), s as x -> y (..., C). Keeps x, gamma, m and r (and not x-hat: it is two
+    operations away); with `relu` also y, which the next layer keeps anyway. Variance from deviations, not from squares,
+    so a large mean costs no digits.
     """
 
     public_name = "batch_norm"
-    keeps = ("x", "weight", "mean", "rstd")
+    keeps = ("x", "weight", "mean", "rstd", "y")
 
-    def __init__(self, running, momentum, eps):
-        self.running, self.momentum, self.eps = running, momentum, eps
+    def __init__(self, running, momentum, eps, relu=False):
+        self.running, self.momentum, self.eps, self.relu = running, momentum, eps, relu
 
-    def forward(self, x, weight, bias):
+    def forward(self, x, weight, bias, *residual):
         self.x, self.weight = x, weight
         n = x.size // x.shape[-1]
         self.mean = self.sums(x) / n
-        deviation = x - self.mean
-        var = self.sums(deviation * deviation) / n
+        y = x - self.mean
+        var = self.sums(y * y) / n
         self.rstd = 1 / self.xp.sqrt(var + self.eps)
         self.track(self.mean, var * (n / (n - 1)))
-        deviation *= self.rstd * weight
-        deviation += bias
-        return deviation
+        y *= self.rstd * weight
+        y += bias
+        self.finish(y, *residual)
+        self.y = y if self.relu else None
+        return y
 
     def backward(self, gy):
         n = self.x.size // self.x.shape[-1]
         normed = (self.x - self.mean) * self.rstd
+        if self.relu:
+            gy = gy * (self.y > 0)
         gbias, gweight = self.sums(gy), self.sums(gy * normed)
         gx = None
         if self.needs[0]:
@@ -59,7 +75,7 @@ class BatchNorm(_ChannelsLast):
             gx = gy - gbias / n
             gx -= normed
             gx *= self.weight * self.rstd
-        return gx, gweight, gbias
+        return (gx, gweight, gbias, gy)[: len(self.needs)]
 
     def track(self, *statistics):
         """Move the running mean and variance towards those of this batch, in place."""
@@ -67,44 +83,57 @@ class BatchNorm(_ChannelsLast):
             for kept, seen in zip(self.running, statistics, strict=True):
                 kept += self.momentum * (seen - kept)
 
-    def infer(self, x, weight, bias):
+    def infer(self, x, weight, bias, *residual):
         self.x, self.weight = x, weight
         self.mean, self.rstd = hollow(weight.shape, x.dtype), hollow(weight.shape, x.dtype)
-        return hollow(x.shape, x.dtype)
+        y = hollow(x.shape, x.dtype)
+        self.y = y if self.relu else None
+        return y
 
 
 class FrozenBatchNorm(_ChannelsLast):
     r"""Batch normalisation with given statistics: evaluation, and frozen layers.
 
-    .. math:: y_i = \gamma r (x_i - m) + \beta, \qquad \bar x_i = \gamma r\, \bar y_i, \qquad
-        \bar\gamma = \sum_i \bar y_i\, r (x_i - m), \qquad \bar\beta = \sum_i \bar y_i
+    .. math:: z_i = \gamma r (x_i - m) + \beta + s_i, \qquad y_i = \max(z_i, 0), \qquad
+        \bar s_i = \bar z_i = \bar y_i\,[y_i > 0]
 
-    m and :math:`r = (v + \epsilon)^{-1/2}` are constants: no gradient flows through them.
-    Shapes as in :class:`BatchNorm`. Keeps gamma, m and r, and x only if gamma asks for a gradient.
+    .. math:: \bar x_i = \gamma r\, \bar z_i, \qquad
+        \bar\gamma = \sum_i \bar z_i\, r (x_i - m), \qquad \bar\beta = \sum_i \bar z_i
+
+    m and :math:`r = (v + \epsilon)^{-1/2}` are constants: no gradient flows through them. The residual s is 0 if there
+    is none; without `relu` y = z.
+    Shapes as in :class:`BatchNorm`. Keeps gamma, m and r, x only if gamma asks for a gradient, y only with `relu`.
     """
 
     public_name = "frozen_batch_norm"
-    keeps = ("x", "weight", "mean", "rstd")
+    keeps = ("x", "weight", "mean", "rstd", "y")
 
-    def __init__(self, mean, var, eps):
-        self.mean, self.var, self.eps = mean, var, eps
+    def __init__(self, mean, var, eps, relu=False):
+        self.mean, self.var, self.eps, self.relu = mean, var, eps, relu
 
-    def forward(self, x, weight, bias):
+    def forward(self, x, weight, bias, *residual):
         self.rstd = 1 / self.xp.sqrt(self.var + self.eps)
-        self.weight, self.x = weight, x if self.needs[1] else None
         y = x - self.mean
         y *= self.rstd * weight
         y += bias
+        self.finish(y, *residual)
+        self.keep(x, weight, y)
         return y
 
     def backward(self, gy):
+        if self.relu:
+            gy = gy * (self.y > 0)
         gweight = self.sums(gy * (self.x - self.mean)) * self.rstd if self.needs[1] else None
         gx = gy * (self.weight * self.rstd) if self.needs[0] else None
-        return gx, gweight, self.sums(gy) if self.needs[2] else None
+        return (gx, gweight, self.sums(gy) if self.needs[2] else None, gy)[: len(self.needs)]
 
-    def infer(self, x, weight, bias):
-        self.weight, self.rstd, self.x = weight, hollow(weight.shape, x.dtype), x if self.needs[1] else None
-        return hollow(x.shape, x.dtype)
+    def keep(self, x, weight, y):
+        self.weight, self.x, self.y = weight, x if self.needs[1] else None, y if self.relu else None
+
+    def infer(self, x, weight, bias, *residual):
+        y, self.rstd = hollow(x.shape, x.dtype), hollow(weight.shape, x.dtype)
+        self.keep(x, weight, y)
+        return y
 
 
 class Affine(_ChannelsLast):
@@ -134,8 +163,11 @@ class Affine(_ChannelsLast):
         return hollow(x.shape, x.dtype)
 
 
-def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    """Batch normalisation of the last axis, for any rank.
+def batch_norm(
+    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, relu=False,
+    residual=None,
+):  # fmt: skip
+    """Batch normalisation of the last axis, for any rank: relu(norm(x) + residual).
 
     Parameters
     ----------
@@ -147,6 +179,10 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
     training : bool
         Whether to use (and learn) the statistics of this batch.
     momentum, eps : float
+    relu : bool
+        Whether to take max(., 0) of the result, in the same pass over memory.
+    residual : Tensor of x's shape or None
+        Added before that.
 
     Raises
     ------
@@ -157,21 +193,21 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
     -----
     Formula and derivation: :class:`BatchNorm`, :class:`FrozenBatchNorm` and docs/ops/batch_norm.md.
     """
-    x, weight, bias = _checked("batch_norm", x, weight, bias)
+    x, *others = _checked("batch_norm", x, weight, bias, residual)
     running = _statistics("batch_norm", x, running_mean, running_var, optional=training)
     momentum, eps = number("batch_norm", "momentum", momentum, 0, 1), number("batch_norm", "eps", eps, 0)
     if not training:
-        return FrozenBatchNorm(*running, eps)(x, weight, bias)
+        return FrozenBatchNorm(*running, eps, relu)(x, *others)
     if x.size < 2 * x.shape[-1]:
         raise ValueError(f"batch_norm: training needs two values a channel or more, x has shape {x.shape}")
-    return BatchNorm(running, momentum, eps)(x, weight, bias)
+    return BatchNorm(running, momentum, eps, relu)(x, *others)
 
 
-def frozen_batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5):
+def frozen_batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, relu=False, residual=None):
     """Batch normalisation with the running statistics, whatever the mode: :class:`FrozenBatchNorm`."""
-    x, weight, bias = _checked("frozen_batch_norm", x, weight, bias)
+    x, *others = _checked("frozen_batch_norm", x, weight, bias, residual)
     mean, var = _statistics("frozen_batch_norm", x, running_mean, running_var, optional=False)
-    return FrozenBatchNorm(mean, var, number("frozen_batch_norm", "eps", eps, 0))(x, weight, bias)
+    return FrozenBatchNorm(mean, var, number("frozen_batch_norm", "eps", eps, 0), relu)(x, *others)
 
 
 def affine(x, scale, shift):
@@ -179,7 +215,7 @@ def affine(x, scale, shift):
     return Affine()(*_checked("affine", x, scale, shift, names=("scale", "shift")))
 
 
-def _checked(op, x, weight, bias, names=("weight", "bias")):
+def _checked(op, x, weight, bias, residual=None, names=("weight", "bias")):
     x = tensor(op, "x", x)
     if x.ndim < 2:
         raise ValueError(f"{op}: x must have two axes or more (..., C), got shape {x.shape}")
@@ -193,6 +229,11 @@ def _checked(op, x, weight, bias, names=("weight", "bias")):
         if value.shape != channels:
             raise ValueError(f"{op}: {name} has {value.shape[0]} channels, x has {channels[0]}")
         out.append(value)
+    if residual is not None:
+        residual = tensor(op, "residual", residual)
+        out.append(residual)
+        if residual.shape != x.shape:
+            raise ValueError(f"{op}: residual has shape {residual.shape}, x has {x.shape}; they must agree")
     return x, *out
 
 

@@ -11,7 +11,10 @@ def statistics(column):
     return mean, sum((value - mean) ** 2 for value in column) / len(column)
 
 
-def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+def batch_norm(
+    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, relu=False,
+    residual=None,
+):  # fmt: skip
     """y = weight * (x - mean) / sqrt(var + eps) + bias, channel by channel; training moves the running statistics."""
     y = np.zeros(x.shape)
     positions = list(np.ndindex(x.shape[:-1]))
@@ -26,39 +29,48 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
             mean, var = running_mean[c], running_var[c]
         for i in positions:
             normed = (x[i][c] - mean) / math.sqrt(var + eps)
-            y[i][c] = (1 if weight is None else weight[c]) * normed + (0 if bias is None else bias[c])
+            z = (1 if weight is None else weight[c]) * normed + (0 if bias is None else bias[c])
+            z += 0 if residual is None else residual[i][c]
+            y[i][c] = max(z, 0) if relu else z
     return y
 
 
 def batch_norm_backward(
-    gy, x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-):
-    """gx[i] = the sum over all outputs j of gy[j] * dy[j]/dx[i], with the whole matrix of derivatives."""
-    gx, gweight, gbias = np.zeros(x.shape), np.zeros(x.shape[-1]), np.zeros(x.shape[-1])
+    gy, x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, relu=False,
+    residual=None,
+):  # fmt: skip
+    """gx[i] = the sum over all outputs j of gz[j] * dz[j]/dx[i], with the whole matrix of derivatives."""
+    gx, gz, gweight, gbias = np.zeros(x.shape), gy.copy(), np.zeros(x.shape[-1]), np.zeros(x.shape[-1])
     positions = list(np.ndindex(x.shape[:-1]))
     n = len(positions)
     for c in range(x.shape[-1]):
         mean, var = statistics([x[i][c] for i in positions]) if training else (running_mean[c], running_var[c])
         r = 1 / math.sqrt(var + eps)
         normed = {i: (x[i][c] - mean) * r for i in positions}
-        gamma = 1 if weight is None else weight[c]
+        gamma, beta = (1 if weight is None else weight[c]), (0 if bias is None else bias[c])
+        for i in positions:
+            if relu and gamma * normed[i] + beta + (0 if residual is None else residual[i][c]) <= 0:
+                gz[i][c] = 0
         for i in positions:
             for j in positions:
                 slope = r * (i == j)
                 if training:  # x[i] moves the mean and the variance that every j is measured with
                     slope -= r * (1 + normed[i] * normed[j]) / n
-                gx[i][c] += gy[j][c] * gamma * slope
-            gweight[c] += gy[i][c] * normed[i]
-            gbias[c] += gy[i][c]
-    return (gx, *([] if weight is None else [gweight]), *([] if bias is None else [gbias]))
+                gx[i][c] += gz[j][c] * gamma * slope
+            gweight[c] += gz[i][c] * normed[i]
+            gbias[c] += gz[i][c]
+    optional = ((weight, gweight), (bias, gbias), (residual, gz))
+    return (gx, *(g for value, g in optional if value is not None))
 
 
-def frozen_batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5):
-    return batch_norm(x, running_mean, running_var, weight, bias, False, 0, eps)
+def frozen_batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, relu=False, residual=None):
+    return batch_norm(x, running_mean, running_var, weight, bias, False, 0, eps, relu, residual)
 
 
-def frozen_batch_norm_backward(gy, x, running_mean, running_var, weight=None, bias=None, eps=1e-5):
-    return batch_norm_backward(gy, x, running_mean, running_var, weight, bias, False, 0, eps)
+def frozen_batch_norm_backward(
+    gy, x, running_mean, running_var, weight=None, bias=None, eps=1e-5, relu=False, residual=None
+):
+    return batch_norm_backward(gy, x, running_mean, running_var, weight, bias, False, 0, eps, relu, residual)
 
 
 def affine(x, scale, shift):

@@ -1,12 +1,32 @@
 """CPU kernels: what runs instead of the textbook bodies on NumPy. Each file is one idea; docs/kernels/ derives them."""
 
 from minnl.kernels import register
+from minnl.kernels.cpu.avg_pool import BlockedAvgPool
 from minnl.kernels.cpu.conv import FastConv3d
-from minnl.kernels.cpu.max_pool import MaxPoolByAxis
+from minnl.kernels.cpu.max_pool import BlockedMaxPool
+from minnl.kernels.cpu.mean import GlobalAveragePool, MeanOverPositions
 from minnl.kernels.cpu.non_local import StreamedSoftmax
-from minnl.kernels.cpu.norm import BlockedBatchNorm
+from minnl.kernels.cpu.non_local_concat import StreamedConcat
+from minnl.kernels.cpu.non_local_dot import DotOfPairs, DotOfSums
+from minnl.kernels.cpu.non_local_sorted import SortedConcat
+from minnl.kernels.cpu.norm import BlockedBatchNorm, BlockedFrozenBatchNorm
+from minnl.kernels.cpu.products import SmallMatMul, ThreadedLinear
+from minnl.kernels.cpu.softmax import RowCrossEntropy, RowLogSoftmax, RowSoftmax
 
 register("Conv3d", FastConv3d)
 register("NonLocalSoftmax", StreamedSoftmax)
+register("NonLocalDot", DotOfPairs)
+register("NonLocalDot", DotOfSums)
+register("NonLocalConcat", SortedConcat)
+register("NonLocalConcat", StreamedConcat)
 register("BatchNorm", BlockedBatchNorm)
-register("MaxPool3d", MaxPoolByAxis)
+register("FrozenBatchNorm", BlockedFrozenBatchNorm)
+register("Linear", ThreadedLinear)
+register("MatMul", SmallMatMul)
+register("MaxPool3d", BlockedMaxPool)
+register("AvgPool3d", BlockedAvgPool)
+register("AdaptiveAvgPool3d", GlobalAveragePool)
+register("Mean", MeanOverPositions)
+register("Softmax", RowSoftmax)
+register("LogSoftmax", RowLogSoftmax)
+register("CrossEntropy", RowCrossEntropy)

@@ -18,6 +18,7 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu import conv_columns, conv_taps, conv_winograd
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.kernel import Float32Kernel
+from minnl.kernels.cpu.products import column_sums
 
 ONE = (1, 1, 1)
 GFLOPS = 90  # floating point operations per ns and core: matrix products,
@@ -52,7 +53,7 @@ class FastConv3d(Float32Kernel):
                 input_gradient(part, op.weight[..., out], gx[..., inside], op.stride, op.pads, op.dilation)
             if op.needs[1]:
                 weight_gradient(_channels(op.x, inside), part, gw[..., out], op.stride, op.pads, op.dilation)
-        gb = (np.ones(gy.size // gy.shape[-1], gy.dtype) @ gy.reshape(-1, gy.shape[-1]),) if len(op.needs) == 3 else ()
+        gb = (column_sums(gy),) if len(op.needs) == 3 else ()
         return gx, gw, *gb
 
 

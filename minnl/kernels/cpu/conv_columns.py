@@ -17,6 +17,7 @@ from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones would make short calls, see README.md
 WEIGHT_ELEMENTS = 256 * 1024  # of a weight that this is for: each part sums up a gradient of that size, 1 MB
+PORTION_ELEMENTS = 1024 * 1024  # of input gathered at once by a thread, 4 MB, unless one frame's output sees more
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
 SHORT_RUN = 64  # numbers of one row of a window; shorter ones are gathered in two steps
 
@@ -26,10 +27,11 @@ def correlate(x, weight, y, stride, pads, dilation):
     w = weight.reshape(-1, weight.shape[4])
 
     def one(part):
-        windows, out = Windows(x, weight.shape, stride, pads, dilation, y.shape, part), y[part]
-        for block in windows.blocks():
-            rows = out[block].reshape(-1, out.shape[-1])  # a view: a block is a run of whole lines
-            multiply(windows.columns(block), w, rows)
+        for some in portions(part, weight.shape, stride, dilation, y.shape):
+            windows, out = Windows(x, weight.shape, stride, pads, dilation, y.shape, some), y[some]
+            for block in windows.blocks():
+                rows = out[block].reshape(-1, out.shape[-1])  # a view: a block is a run of whole lines
+                multiply(windows.columns(block), w, rows)
 
     threads.run(one, parts(y.shape, weight.size))
 
@@ -38,17 +40,18 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     """Sum over blocks of columns^T times gy; each part sums for itself, and the sums are added in the parts' order."""
 
     def one(part):
-        windows, g = Windows(x, gw.shape, stride, pads, dilation, gy.shape, part), gy[part]
         total = np.zeros((math.prod(gw.shape[:4]), gw.shape[4]), gy.dtype)
-        for block in windows.blocks():
-            columns, rows = windows.columns(block), g[block].reshape(-1, g.shape[-1])
-            whole = len(rows) // SUM_ROWS * SUM_ROWS
-            if whole:
-                a, b = (m[:whole].reshape(-1, SUM_ROWS, m.shape[1]) for m in (columns, rows))
-                products = memory.empty((len(a), *total.shape), total.dtype)
-                total += multiply(a.swapaxes(1, 2), b, products).sum(axis=0)
-            if whole < len(rows):
-                total += columns[whole:].T @ rows[whole:]
+        for some in portions(part, gw.shape, stride, dilation, gy.shape):
+            windows, g = Windows(x, gw.shape, stride, pads, dilation, gy.shape, some), gy[some]
+            for block in windows.blocks():
+                columns, rows = windows.columns(block), g[block].reshape(-1, g.shape[-1])
+                whole = len(rows) // SUM_ROWS * SUM_ROWS
+                if whole:
+                    a, b = (m[:whole].reshape(-1, SUM_ROWS, m.shape[1]) for m in (columns, rows))
+                    products = memory.empty((len(a), *total.shape), total.dtype)
+                    total += multiply(a.swapaxes(1, 2), b, products).sum(axis=0)
+                if whole < len(rows):
+                    total += columns[whole:].T @ rows[whole:]
         return total
 
     gw[...] = sum(threads.run(one, parts(gy.shape, gw.size))).reshape(gw.shape)
@@ -61,6 +64,24 @@ def parts(shape, weight_size):
         return [(samples, slice(0, shape[1])) for samples in threads.shares(shape[0], wanted)]
     each = -(-wanted // shape[0])
     return [(slice(n, n + 1), frames) for n in range(shape[0]) for frames in threads.shares(shape[1], each)]
+
+
+def portions(part, weight, stride, dilation, shape):
+    """A part in pieces whose padded input, and what its lines of windows see of it, take a few MB."""
+    samples, frames = part
+    (kt, kh, kw, c, _), (_, _, h, w, _) = weight, shape
+    frame = w * ((h - 1) * stride[1] + dilation[1] * (kh - 1) + 1) * kw * c
+    reach = dilation[0] * (kt - 1) + 1
+    each = frame * ((frames.stop - frames.start - 1) * stride[0] + reach)  # of one sample
+    if each <= PORTION_ELEMENTS:
+        frames_each, samples_each = frames.stop - frames.start, PORTION_ELEMENTS // each
+    else:
+        frames_each, samples_each = max(1, (PORTION_ELEMENTS // frame - reach) // stride[0] + 1), 1
+    return [
+        (slice(samples.start + s.start, samples.start + s.stop), slice(frames.start + t.start, frames.start + t.stop))
+        for s in threads.pieces(samples.stop - samples.start, samples_each)
+        for t in threads.pieces(frames.stop - frames.start, frames_each)
+    ]
 
 
 class Windows:

@@ -51,7 +51,7 @@ def _piece(rows, depth, columns):
         return rows, columns
     side = SIDE if SIDE * SIDE * depth <= SMALL else SIDE // 2
     wide = min(columns, max(side, SMALL // (min(rows, side) * depth) // 16 * 16))
-    tall = min(rows, max(8, SMALL // (wide * depth) // 8 * 8))
+    tall = rows if rows <= side else min(rows, max(8, SMALL // (wide * depth) // 8 * 8))
     return _divisor(rows, tall), _divisor(columns, wide)
 
 

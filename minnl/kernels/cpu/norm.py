@@ -1,124 +1,197 @@
-"""Batch norm in blocks that stay in the cache, on all threads: docs/kernels/batch_norm.md.
+"""Batch norm with residual and ReLU, a block at a time on all threads: docs/kernels/batch_norm.md.
 
-The textbook body goes over the whole array eight times forward and backward; from main memory each time, if it is
-larger than the caches. Here forward reads it twice (statistics, result) and backward twice (sums, gradient).
+The textbook body goes over whole arrays some twenty times forward and backward. Here forward reads x twice (statistics,
+result), and backward reads x and the gradient twice (sums, result); with given statistics it is once.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from minnl.kernels import threads
+from minnl.kernels import memory
 from minnl.kernels.cpu.kernel import Float32Kernel
+from minnl.kernels.cpu.rows import flat, rows_of
 
-BLOCK_ELEMENTS = 32 * 1024  # 128 KB: a block, its deviation and its result fit a core's cache together
-LANES = 512  # few channels make short inner loops: several rows are taken as one, at least this wide
+SMALLEST = 64 * 1024  # numbers: with fewer the textbook body is through before the blocks are cut
+FAR = 4  # deviations: if a mean is farther from 0, means are taken off x before anything else
 
 
-class BlockedBatchNorm(Float32Kernel):
+class LargeKernel(Float32Kernel):
     @staticmethod
-    def forward(op, x, weight, bias):
+    def suits(op, arrays):
+        return arrays[0].size >= SMALLEST and Float32Kernel.suits(op, arrays)
+
+
+class BlockedBatchNorm(LargeKernel):
+    """With the statistics of the batch."""
+
+    @staticmethod
+    def forward(op, x, weight, bias, *residual):
         op.x, op.weight = x, weight
-        rows = Rows(x)
-        op.mean, var = statistics(rows)
-        op.rstd = 1 / np.sqrt(var + op.eps)
-        op.track(op.mean, var * np.float32(rows.n / (rows.n - 1)))
-        mean, scale, shift = rows.widened(op.mean), rows.widened(op.rstd * weight), rows.widened(bias)
-        y = np.empty(rows.wide.shape, x.dtype)
-
-        def one(part):
-            for block in rows.blocks(part):
-                out = np.subtract(rows.wide[block], mean, out=y[block])
-                out *= scale
-                out += shift
-
-        threads.run(one, rows.parts())
-        return y.reshape(x.shape)
+        op.mean, var, op.far = statistics(x, op.eps)
+        op.rstd = 1 / np.sqrt(var + np.float32(op.eps))
+        n = np.float32(x.size // x.shape[-1])
+        op.track(op.mean, var * (n / (n - 1)))
+        y = result(op, x, weight, bias, *residual)
+        op.y = y if op.relu else None
+        return y
 
     @staticmethod
     def backward(op, gy):
-        rows, g = Rows(op.x), Rows(gy)
-        mean = rows.widened(op.mean)
+        rows, x, gz = rows_of(gy.size, gy.shape[-1]), Parts(op.x, op.mean, op.far), GradientOfSum(op, gy)
 
-        def sums(part):
-            gbias, gweight = np.zeros((2, rows.wide.shape[1]), gy.dtype)
-            for block in rows.blocks(part):
-                gbias += g.column_sums(g.wide[block])
-                gweight += g.column_sums((rows.wide[block] - mean) * g.wide[block])
-            return gbias, gweight
+        def sums(part, scratch):
+            g = gz.make(part, scratch)
+            return rows.sums(g), rows.sums_of_products(g, x(part))
 
-        gbias, gweight = (rows.narrowed(total) for total in zip(*threads.run(sums, rows.parts()), strict=True))
-        gweight *= op.rstd
+        gbias, gweight = rows.by_channel(rows.run_with_scratch(sums))
+        gweight = (gweight - x.mean * gbias) * op.rstd
         if not op.needs[0]:
-            return None, gweight, gbias
-        slope = op.weight * op.rstd
-        a, b = rows.widened(slope), rows.widened(slope * op.rstd * gweight / np.float32(rows.n))
-        c = rows.widened(slope * gbias / np.float32(rows.n))
-        gx = np.empty(rows.wide.shape, gy.dtype)
+            return gz.and_others(None, gweight, gbias)
+        n, scale = gy.size // rows.channels, op.weight * op.rstd
+        slope = scale * op.rstd * gweight / -n
+        scale, slope, constant = rows.repeated(scale, slope, scale * gbias / -n - slope * x.mean)
+        gx = gz.room_for_gx()
+        out = gx.reshape(-1)
 
-        def one(part):
-            for block in rows.blocks(part):
-                along = rows.wide[block] - mean
-                along *= b
-                along += c
-                out = np.multiply(g.wide[block], a, out=gx[block])
-                out -= along
+        def one(part, scratch):
+            rows.each(np.multiply, x(part), slope, out=scratch)
+            rows.each(np.add, scratch, constant, out=scratch)
+            rows.each(np.multiply, gz.flat[part], scale, out=out[part])
+            np.add(out[part], scratch, out=out[part])
 
-        threads.run(one, rows.parts())
-        return gx.reshape(op.x.shape), gweight, gbias
+        rows.run_with_scratch(one)
+        return gz.and_others(gx, gweight, gbias)
 
 
-def statistics(rows):
-    """Mean and variance of each channel from one reading.
+class BlockedFrozenBatchNorm(LargeKernel):
+    """With given statistics."""
 
-    Deviations are taken from a mean of the first block: near enough to the true mean that nothing cancels, however
-    large it is, in E[d^2] - E[d]^2. The blocks' sums are added up in float64, a handful of numbers.
+    @staticmethod
+    def forward(op, x, weight, bias, *residual):
+        op.rstd = 1 / np.sqrt(op.var + np.float32(op.eps))
+        op.far = far(op.mean, op.rstd)
+        y = result(op, x, weight, bias, *residual)
+        op.keep(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(op, gy):
+        rows, gz, learns = rows_of(gy.size, gy.shape[-1]), GradientOfSum(op, gy), any(op.needs[1:3])
+        x = None if op.x is None else Parts(op.x, op.mean, op.far)
+        (scale,) = rows.repeated(op.weight * op.rstd)
+        gx = gz.room_for_gx()
+        out = gx.reshape(-1)
+
+        def one(part, scratch):
+            g = gz.make(part, scratch)
+            sums = rows.sums(g) if learns else None
+            products = sums if x is None else rows.sums_of_products(g, x(part))
+            rows.each(np.multiply, g, scale, out=out[part])
+            return sums, products
+
+        partial = rows.run_with_scratch(one)
+        gbias, gweight = rows.by_channel(partial) if learns else (None, None)
+        if x is not None:
+            gweight = (gweight - x.mean * gbias) * op.rstd
+        return gz.and_others(gx, gweight, gbias)
+
+
+def statistics(x, eps):
+    """Mean and variance of each channel, and whether a mean is far, from one reading; from a second one if it is.
+
+    E[d^2] - E[d]^2 is the variance for deviations d from any number, but loses digits if that is far from the mean.
     """
-    first = rows.wide[next(iter(rows.blocks(rows.parts()[0])))]
-    pivot = rows.narrowed([first]) / np.float32(len(first) * rows.fold)
-    wide_pivot = rows.widened(pivot)
+    rows, n = rows_of(x.size, x.shape[-1]), x.size // x.shape[-1]
+
+    def moments(parts):
+        def one(part):
+            block = parts(part)
+            return rows.sums(block), rows.sums_of_products(block, block)
+
+        mean, squares = rows.by_channel(rows.run(one)) / n
+        return mean, np.maximum(squares - mean * mean, 0)
+
+    mean, var = moments(Parts(x))
+    again = far(mean, 1 / np.sqrt(var + eps))
+    if again:
+        centre = mean.astype(x.dtype)
+        shift, var = moments(Parts(x, centre, True))
+        mean = centre + shift
+    return mean.astype(x.dtype), var.astype(x.dtype), again
+
+
+def far(mean, rstd):
+    return bool((np.abs(mean) * rstd).max() > FAR)
+
+
+class Parts:
+    """Parts of x; with the mean taken off if that is far from 0. `mean` is the mean of what is left."""
+
+    def __init__(self, x, mean=None, far=False):
+        self.x, self.mean, self.row = flat(x), mean, None
+        if far:
+            self.rows, self.mean = rows_of(x.size, x.shape[-1]), np.zeros_like(mean)
+            (self.row,) = self.rows.repeated(mean)
+
+    def __call__(self, part):
+        block = self.x[part]
+        if self.row is None:
+            return block
+        return self.rows.each(np.subtract, block, self.row, out=memory.empty(block.shape, block.dtype))
+
+
+def result(op, x, weight, bias, residual=None):
+    """y = max(scale * x + shift + residual, 0), or without the maximum."""
+    rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.far)
+    scale = op.rstd * weight
+    scale, shift = rows.repeated(scale, bias - parts.mean * scale)
+    y_flat, residual = y.reshape(-1), None if residual is None else flat(residual)
 
     def one(part):
-        total, squares = np.zeros((2, rows.wide.shape[1]))
-        for block in rows.blocks(part):
-            d = rows.wide[block] - wide_pivot
-            total += rows.column_sums(d)
-            squares += rows.column_sums(d * d)
-        return total, squares
+        out = rows.each(np.multiply, parts(part), scale, out=y_flat[part])
+        rows.each(np.add, out, shift, out=out)
+        if residual is not None:
+            np.add(out, residual[part], out=out)
+        if op.relu:
+            rows.each(np.maximum, out, rows.zeros, out=out)
 
-    total, squares = (rows.narrowed(s) for s in zip(*threads.run(one, rows.parts()), strict=True))
-    shift = total / rows.n
-    var = squares / rows.n - shift * shift
-    return (pivot + shift).astype(pivot.dtype), np.maximum(var, 0).astype(pivot.dtype)
+    rows.run(one)
+    return y
 
 
-class Rows:
-    """x (..., C) as n rows of C, several of them side by side in a wide one where n divides."""
+class GradientOfSum:
+    """The gradient of z in y = max(z, 0), made a block at a time; without ReLU it is gy itself."""
 
-    def __init__(self, x):
-        self.channels = x.shape[-1]
-        self.n = x.size // self.channels
-        self.fold = max(1, LANES // self.channels)
-        while self.n % self.fold:
-            self.fold //= 2
-        self.fold = max(1, self.fold)
-        self.wide = np.ascontiguousarray(x).reshape(self.n // self.fold, self.fold * self.channels)
-        self.ones = np.ones(max(1, BLOCK_ELEMENTS // self.wide.shape[1]), x.dtype)
+    def __init__(self, op, gy):
+        self.op, self.gy = op, flat(gy)
+        self.array = memory.empty(gy.shape, gy.dtype) if op.relu else gy
+        self.flat = self.array.reshape(-1) if op.relu else self.gy
+        self.y = flat(op.y) if op.relu else None
 
-    def parts(self):
-        return threads.shares(len(self.wide), most=16)
+    def make(self, part, scratch):
+        out = self.flat[part]
+        return gate(self.gy[part], self.y[part], out, scratch) if self.op.relu else out
 
-    def blocks(self, part):
-        step = len(self.ones)
-        return [slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step)]
+    def room_for_gx(self):
+        """Its own memory, if nobody else will want it."""
+        own = self.op.relu and not any(self.op.needs[3:])
+        return self.array if own else memory.empty(self.array.shape, self.array.dtype)
 
-    def column_sums(self, block):
-        return self.ones[: len(block)] @ block  # a matrix product is the quickest sum down columns
+    def and_others(self, gx, gweight, gbias):
+        """All gradients, as the op returns them."""
+        gweight, gbias = (None if g is None else g.astype(self.gy.dtype) for g in (gweight, gbias))
+        grads = gx, gweight, gbias, self.array
+        return tuple(g if need else None for g, need in zip(grads, self.op.needs, strict=False))
 
-    def widened(self, channels):
-        """(C,) -> (fold * C,), to broadcast over wide rows."""
-        return np.tile(channels, self.fold)
 
-    def narrowed(self, parts):
-        """Sum of wide rows -> (C,)."""
-        return sum(p.reshape(-1, self.channels).sum(axis=0) for p in parts)
+def gate(values, y, out, scratch):
+    """out = values where y > 0, else 0.
+
+    The bits of a float32 are a whole number above 0 just where the float is above 0; limited to 0..1 it is the step
+    function. And a product of bits with 1 or 0 leaves a float as it is, or makes it 0. (NaN counts as above 0: where a
+    network has come to that, its gradient is lost anyway.)
+    """
+    steps = y.view(np.int32).clip(0, 1, out=scratch.view(np.int32))
+    np.multiply(values.view(np.int32), steps, out=out.view(np.int32))
+    return out

@@ -9,15 +9,15 @@ from minnl.study.cases.case import beside, case, normal
 MEAN, VAR = [0.5, -1.0, 2.0], [0.3, 1.7, 4.0]
 
 
-def batch_norm(x, weight=None, bias=None, mean=None, var=None, **arguments):
+def batch_norm(x, weight=None, bias=None, residual=None, mean=None, var=None, **arguments):
     """F.batch_norm with running statistics made anew for each call, since training edits them."""
     running = [None if values is None else beside(x, values) for values in (mean, var)]
-    return F.batch_norm(x, *running, weight, bias, **arguments)
+    return F.batch_norm(x, *running, weight, bias, residual=residual, **arguments)
 
 
-def frozen_batch_norm(x, weight=None, bias=None, mean=None, var=None, **arguments):
+def frozen_batch_norm(x, weight=None, bias=None, residual=None, mean=None, var=None, **arguments):
     """F.frozen_batch_norm with its statistics as lists."""
-    return F.frozen_batch_norm(x, beside(x, mean), beside(x, var), weight, bias, **arguments)
+    return F.frozen_batch_norm(x, beside(x, mean), beside(x, var), weight, bias, residual=residual, **arguments)
 
 
 def dropout(x, seed=7, **arguments):
@@ -29,8 +29,13 @@ def dropout(x, seed=7, **arguments):
     return y
 
 
-def _norm(name, *shapes, fn=batch_norm, **arguments):
-    return case(name, normal(*shapes), fn, **arguments)
+def _norm(name, *shapes, fn=batch_norm, smooth=True, **arguments):
+    return case(name, normal(*shapes), fn, smooth, **arguments)
+
+
+def dead_channels(rng):
+    """Inputs of batch norm with ReLU: a channel that is not scaled, and one that is below 0 throughout."""
+    return rng.normal(size=(5, 2, 3)), np.array([1.5, 0.0, 1.0]), np.array([0.1, 0.5, -9.0])
 
 
 def off_centre(rng):
@@ -39,6 +44,7 @@ def off_centre(rng):
 
 
 C = (3,)
+RESIDUAL = (3, 2, 1, 2, 3), C, C, (3, 2, 1, 2, 3)
 FIXED = {"mean": MEAN, "var": VAR}
 NORMS = [
     _norm("batch_norm/training", (2, 2, 3, 2, 3), C, C, training=True),
@@ -52,12 +58,25 @@ NORMS = [
         "batch_norm/training-non-contiguous", normal((3, 4, 2), C, C),
         lambda x, weight, bias: F.transpose(batch_norm(F.transpose(x), weight, bias, training=True)),
     ),
+    _norm("batch_norm/training-relu", (2, 2, 3, 2, 3), C, C, training=True, relu=True, smooth=False),
+    _norm("batch_norm/training-residual", (2, 2, 3, 2, 3), C, C, (2, 2, 3, 2, 3), training=True),
+    _norm("batch_norm/training-residual-relu", *RESIDUAL, training=True, relu=True, smooth=False, **FIXED),
+    case(
+        "batch_norm/training-residual-is-input", normal((4, 3), C, C),
+        lambda x, weight, bias: batch_norm(x, weight, bias, x, training=True, relu=True), smooth=False,
+    ),
+    case("batch_norm/training-relu-dead", dead_channels, batch_norm, smooth=False, training=True, relu=True, eps=0.1),
     _norm("batch_norm/evaluation", (2, 2, 1, 2, 3), C, C, **FIXED),
+    _norm("batch_norm/evaluation-relu", (4, 2, 3), C, C, relu=True, smooth=False, **FIXED),
+    _norm("batch_norm/evaluation-residual-relu", *RESIDUAL, relu=True, smooth=False, **FIXED),
     _norm("batch_norm/evaluation-without-weight", (2, 3), **FIXED),
     _norm("batch_norm/evaluation-empty-batch", (0, 2, 3), C, C, **FIXED),
     _norm("frozen_batch_norm/plain", (2, 2, 1, 2, 3), C, C, fn=frozen_batch_norm, **FIXED),
     _norm("frozen_batch_norm/without-weight", (4, 3), fn=frozen_batch_norm, **FIXED),
     _norm("frozen_batch_norm/eps", (4, 3), C, C, fn=frozen_batch_norm, eps=0.25, **FIXED),
+    _norm("frozen_batch_norm/relu", (4, 3), C, C, fn=frozen_batch_norm, relu=True, smooth=False, **FIXED),
+    _norm("frozen_batch_norm/residual", *RESIDUAL, fn=frozen_batch_norm, **FIXED),
+    _norm("frozen_batch_norm/residual-relu", *RESIDUAL, fn=frozen_batch_norm, relu=True, smooth=False, **FIXED),
     _norm("frozen_batch_norm/empty-batch", (0, 3), C, C, fn=frozen_batch_norm, **FIXED),
     _norm("affine/plain", (2, 2, 1, 2, 3), C, C, fn=F.affine),
     _norm("affine/empty-batch", (0, 3), C, C, fn=F.affine),

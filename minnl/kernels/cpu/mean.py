@@ -1,0 +1,59 @@
+"""The mean over all positions, as a product with a vector: docs/kernels/pooling.md."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minnl.kernels import memory, threads
+from minnl.kernels.cpu.kernel import Float32Kernel
+
+
+class MeanOverPositions(Float32Kernel):
+    """The mean over all axes but the first and the last."""
+
+    @staticmethod
+    def suits(op, arrays):
+        x = arrays[0]
+        return Float32Kernel.suits(op, arrays) and x.ndim > 2 and x.size > 0 and op.axis == tuple(range(1, x.ndim - 1))
+
+    @staticmethod
+    def forward(op, x):
+        op.remember(x)
+        y = mean(x)
+        return op.spread(y) if op.keepdims else y
+
+    @staticmethod
+    def backward(op, gy):
+        return (stretched(gy, op.shape),)
+
+
+class GlobalAveragePool(Float32Kernel):
+    """Average pooling to a single position."""
+
+    @staticmethod
+    def suits(op, arrays):
+        return Float32Kernel.suits(op, arrays) and arrays[0].size > 0 and op.sizes == (1, 1, 1)
+
+    @staticmethod
+    def forward(op, x):
+        op.shape = x.shape
+        return mean(x).reshape(len(x), 1, 1, 1, -1)
+
+    @staticmethod
+    def backward(op, gy):
+        return (stretched(gy, op.shape),)
+
+
+def mean(x):
+    """(N, ..., C) -> (N, C): a product with a vector, for which BLAS reads x once, from end to end."""
+    positions = x.reshape(len(x), -1, x.shape[-1])
+    weight = np.full(positions.shape[1], 1 / positions.shape[1], x.dtype)
+    return threads.run(lambda _: weight @ positions, [None])[0]  # BLAS on one thread, for the same bits on any number
+
+
+def stretched(gy, shape):
+    """gy (N, ..., C), of one position, shared out among those of `shape`."""
+    gx = memory.empty(shape, gy.dtype)
+    positions = gx.reshape(shape[0], -1, shape[-1])
+    positions[...] = gy.reshape(shape[0], 1, -1) / np.float32(positions.shape[1])
+    return gx

@@ -1,0 +1,67 @@
+"""Matrix products without the threads of BLAS: docs/kernels/gemm.md.
+
+When a product on several BLAS threads is done they wait for the next one, and OpenBLAS waits by spinning, for about
+100 ms, on the cores that the kernels after it need: a classifier's small product made the convolutions around it up to
+twice as slow. So the fast bodies of all products run on this library's threads, with one BLAS thread in each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minnl.kernels import memory, threads
+from minnl.kernels.cpu.gemm import multiply
+from minnl.kernels.cpu.kernel import Float32Kernel
+
+LARGE = 64_000_000  # multiply-adds from which on a batched product is left to BLAS: it gains more than others lose
+
+
+class ThreadedLinear(Float32Kernel):
+    @staticmethod
+    def forward(op, x, weight, bias=None):
+        op.x, op.weight = x, weight
+        y = product(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[1])
+        if bias is not None:
+            y += bias
+        return y
+
+    @staticmethod
+    def backward(op, gy):
+        x, gy = op.x.reshape(-1, op.x.shape[-1]), gy.reshape(-1, gy.shape[-1])
+        gx = product(gy, op.weight.T).reshape(op.x.shape) if op.needs[0] else None
+        gw = product(x.T, gy) if op.needs[1] else None
+        return gx, gw, *((column_sums(gy),) if len(op.needs) == 3 else ())
+
+
+class SmallMatMul(Float32Kernel):
+    """The textbook body, on one BLAS thread."""
+
+    @staticmethod
+    def suits(op, arrays):
+        return Float32Kernel.suits(op, arrays) and arrays[0].size * arrays[1].shape[-1] < LARGE
+
+    @staticmethod
+    def forward(op, *arrays):
+        return threads.run(lambda _: op.forward(*arrays), [None])[0]
+
+    @staticmethod
+    def backward(op, gy):
+        return threads.run(lambda _: op.backward(gy), [None])[0]
+
+
+def product(a, b):
+    """a @ b for (M, D) and (D, N), rows in tasks."""
+    out = memory.empty((len(a), b.shape[1]), a.dtype)
+    parts = threads.tasks_for(2 * a.size * b.shape[1])
+    threads.run(lambda rows: multiply(a[rows], b, out[rows]), threads.shares(len(a), parts))
+    return out
+
+
+def column_sums(x):
+    """Sum over all but the last axis, as a product with ones, rows in tasks."""
+    rows = x.reshape(-1, x.shape[-1])
+    parts = 8 if rows.size > 1024 * 1024 else 1
+    sums = threads.run(
+        lambda some: np.ones(some.stop - some.start, x.dtype) @ rows[some], threads.shares(len(rows), parts)
+    )
+    return sum(sums)
