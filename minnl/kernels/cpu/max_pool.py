@@ -96,9 +96,9 @@ def selected(plan, gx, gy, winner):
             gx[samples, t.own(frames), h.own(rows)] = 0
         for n, (i, j, _) in enumerate(plan.taps):
             some, places = zip(t.met(i, frames), h.met(j, rows), strict=True)
-            won = winner[samples, *some]
+            won = winner[(samples, *some)]
             hit = np.equal(won, n, out=desk("hit", won.shape, bool))
-            np.multiply(gy[samples, *some], hit, out=gx[samples, *places])
+            np.multiply(gy[(samples, *some)], hit, out=gx[(samples, *places)])
 
     plan.run(task, plan.blocks)
 
@@ -125,7 +125,7 @@ def scattered(plan, gx, gy, winner):
         samples, frames, _ = part
         g, won, own = gy[samples, frames], winner[samples, frames], t.own(frames)
         for piece in cuts(g.shape[:3], (g.shape[1] * h.windows * line, h.windows * line, line), PLACES):
-            n, i, j = piece[0].start, frames.start + piece[1].start, piece[2].start
+            i, j = frames.start + piece[1].start, piece[2].start
             some = gx[samples][piece[0]]
             if j == 0:  # frames that no window before has seen
                 last = frames.start + piece[1].stop

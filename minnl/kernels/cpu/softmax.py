@@ -118,8 +118,8 @@ class RowCrossEntropy(Float32Kernel):
 class Target:
     """The op's target without writing it out: for rows i and classes k ``hit[i] * (k == label[i]) + rest[k]``.
 
-    `hit` is one number where all are alike; `rest` is None where it is 0. Rows that are `ignored` (None if none is) have
-    a target of 0. `places` says where the labels' elements lie in memory.
+    `hit` is one number where all are alike; `rest` is None where it is 0. Rows that are `ignored` (None if none is)
+    have a target of 0. `places` says where the labels' elements lie in memory.
     """
 
     def __init__(self, op, classes):
@@ -141,8 +141,8 @@ class Target:
 def exponentials(x, out):
     """exp(x - top) into `out`; returns its sums along rows, and top.
 
-    One top for all rows, the largest of all, is found sooner than one for each. It serves unless a row lies so far below
-    that hardly anything is left of it.
+    One top for all rows, the largest of all, is found sooner than one for each. It serves unless a row lies so far
+    below that hardly anything is left of it.
     """
     top = x.max()
     total = shifted(x, top, out)
