@@ -21,26 +21,17 @@ PLACES = 64 * 1024  # winners whose places are listed at once: 512 KB
 class BlockedMaxPool(Float32Kernel):
     @staticmethod
     def suits(op, arrays):
+        """Not for a dilation wider than the input: a window of it may see no input at all."""
         x = arrays[0]
-        met = all(
-            d <= n for d, n in zip(op.dilation, x.shape[1:4], strict=True)
-        )  # else windows may see no input at all
-        return Float32Kernel.suits(op, arrays) and x.size > 0 and met
+        narrow = all(d <= n for d, n in zip(op.dilation, x.shape[1:4], strict=True))
+        return Float32Kernel.suits(op, arrays) and x.size > 0 and narrow
 
     @staticmethod
     def forward(op, x):
         plan = plan_of(op, x.shape)
-        t, h, w = plan.axes
         x, y = np.ascontiguousarray(x), memory.empty(plan.out_shape, x.dtype)
         winner = memory.empty(plan.out_shape, np.uint8) if op.needs[0] else None
-        if (
-            winner is not None
-            and 1 < len(plan.taps) <= FEW_TAPS
-            and w.kernel > 1
-            and t.inside
-            and h.inside
-            and w.inside
-        ):
+        if winner is not None and 1 < len(plan.taps) <= FEW_TAPS and plan.inside and not plan.axes[2].trivial:
             make = functools.partial(tap_by_tap, plan, x, y, winner, Desk())
         else:
             make = Steps(plan, x, y, np.maximum, -np.inf, winner)
@@ -65,7 +56,7 @@ class BlockedMaxPool(Float32Kernel):
 
 
 def tap_by_tap(plan, x, y, winner, desk, block):
-    """A block by the textbook's loop; what a tap sees is gathered from a copy that is near."""
+    """A block by the textbook's loop; what a tap sees is gathered, from a copy that is near."""
     y, winner, near = y[block.out], winner[block.out], desk("near", x[block.seen].shape)
     near[...] = x[block.seen]
     value, hit = desk("value", y.shape), desk("hit", y.shape, np.uint8)
@@ -86,75 +77,79 @@ def tap_by_tap(plan, x, y, winner, desk, block):
 
 
 def selected(plan, gx, gy, winner):
-    """Frames and rows in windows that are apart: each tap takes what it won, and 0 where it did not."""
+    """Windows of frames and rows that are apart: each tap takes what it won, and 0 where it did not."""
     t, h, _ = plan.axes
-    gx, gy, winner, desk = (*(a.reshape(*a.shape[:3], -1) for a in (gx, gy, winner)), Desk())
+    gx, gy, winner = (a.reshape(*a.shape[:3], -1) for a in (gx, gy, winner))
+    desk = Desk()
 
     def task(block):
         samples, frames, rows = block.out
         if not (t.tiled and h.tiled):
             gx[samples, t.own(frames), h.own(rows)] = 0
         for n, (i, j, _) in enumerate(plan.taps):
-            some, places = zip(t.met(i, frames), h.met(j, rows), strict=True)
-            won = winner[(samples, *some)]
+            some, places = ((samples, *met) for met in zip(t.met(i, frames), h.met(j, rows), strict=True))
+            won = winner[some]
             hit = np.equal(won, n, out=desk("hit", won.shape, bool))
-            np.multiply(gy[(samples, *some)], hit, out=gx[(samples, *places)])
+            np.multiply(gy[some], hit, out=gx[places])
 
     plan.run(task, plan.blocks)
 
 
 def scattered(plan, gx, gy, winner):
-    """Any windows: the places of the winners in memory, and there gy is added."""
+    """Any windows: a list of the places in memory where the winners lie, and there gy is added."""
     t, h, w = plan.axes
     steps = [stride // gx.itemsize for stride in gx.strides]
-    jumps = [sum(a.dilation * j * s for a, j, s in zip(plan.axes, tap, steps[1:4], strict=True)) for tap in plan.taps]
     line = w.windows * gx.shape[4]
-    table, together = jump_table(jumps, line)
+    table = jumps(plan, steps, pairs=line % 2 == 0)
+    width = table.shape[1]
     desk = Desk()
 
     @functools.cache
     def grid(samples, frames, rows):
-        """Where the first taps of so many windows lie, counted from the first of them."""
-        counts, apart = (samples, frames, rows), (steps[0], t.stride * steps[1], h.stride * steps[2])
-        i, j, k = (np.arange(n) * step for n, step in zip(counts, apart, strict=True))
+        """Where the first taps of so many windows lie, counted from the first of all."""
+        apart = steps[0], t.stride * steps[1], h.stride * steps[2]
+        i, j, k = (np.arange(n) * step for n, step in zip((samples, frames, rows), apart, strict=True))
         columns = (np.arange(w.windows) * (w.stride * steps[3]))[:, None] + np.arange(gx.shape[4])
-        starts = i[:, None, None] + j[:, None] + k
-        return (starts.reshape(-1, 1) + columns.reshape(-1)).reshape(-1)
+        return ((i[:, None, None] + j[:, None] + k).reshape(-1, 1) + columns.reshape(-1)).reshape(-1)
 
     def task(part):
         samples, frames, _ = part
         g, won, own = gy[samples, frames], winner[samples, frames], t.own(frames)
         for piece in cuts(g.shape[:3], (g.shape[1] * h.windows * line, h.windows * line, line), PLACES):
-            i, j = frames.start + piece[1].start, piece[2].start
-            some = gx[samples][piece[0]]
-            if j == 0:  # frames that no window before has seen
-                last = frames.start + piece[1].stop
-                low = own.start if i == frames.start else t.seen(slice(0, i)).stop
-                some[:, low : own.stop if last == frames.stop else t.seen(slice(0, last)).stop] = 0
+            first, last, row = frames.start + piece[1].start, frames.start + piece[1].stop, piece[2].start
+            to = gx[samples][piece[0]]
+            if row == 0:  # frames that none before has seen
+                low = own.start if first == frames.start else t.seen(slice(0, first)).stop
+                to[:, low : own.stop if last == frames.stop else t.seen(slice(0, last)).stop] = 0
+            start = t.position(first) * steps[1] + h.position(row) * steps[2] - w.before * steps[3]
             taps = won[piece].reshape(-1)
             places = desk("places", taps.shape, np.intp)
-            start = t.position(i) * steps[1] + h.position(j) * steps[2] - w.before * steps[3]
-            np.take(table(start), taps.view(f"<u{together}"), out=places.view(f"V{8 * together}"), mode="clip")
+            entries, items = taps.view(f"<u{width}"), f"V{width * table.itemsize}"
+            np.take((table + start).view(items)[:, 0], entries, out=places.view(items), mode="clip")
             places += grid(*g[piece].shape[:3])
             if plan.apart:
-                some.reshape(-1)[places] = g[piece].reshape(-1)
+                to.reshape(-1)[places] = g[piece].reshape(-1)
             else:
-                np.add.at(some.reshape(-1), places, g[piece].reshape(-1))
+                np.add.at(to.reshape(-1), places, g[piece].reshape(-1))
 
-    cost = math.prod(gx.shape[1:])
+    sample = gx.shape[1] * plan.frame
     if plan.apart:
-        plan.run(task, cuts((gx.shape[0], t.windows, 1), (cost, *[t.stride * plan.frame] * 2), BLOCK_ELEMENTS))
-    else:  # NumPy does not let other threads run while it adds
-        for part in cuts((gx.shape[0], 1, 1), (cost, 0, 0), BLOCK_ELEMENTS):
-            task((part[0], slice(0, t.windows), None))
+        frames = t.stride * plan.frame
+        plan.run(task, cuts((gx.shape[0], t.windows, 1), (sample, frames, frames), BLOCK_ELEMENTS))
+    else:  # on one thread: NumPy keeps the others waiting while it adds
+        for samples, _, _ in cuts((gx.shape[0], 1, 1), (sample, 0, 0), BLOCK_ELEMENTS):
+            task((samples, slice(0, t.windows), None))
 
 
-def jump_table(jumps, line):
-    """ """
-    if line % 2:
-        table = np.array(jumps, np.intp)
-        return (lambda start: (table + start).view("V8")), 1
-    table = np.zeros((len(jumps), 256, 2), np.intp)
-    table[:, : len(jumps), 0] = jumps
-    table[:, :, 1] = np.array(jumps)[:, None]
-    return (lambda start: (table + start).view("V16").reshape(-1)), 2
+def jumps(plan, steps, pairs):
+    """How far each tap lies from the first of its window, an array (taps, 1).
+
+    For `pairs` of bytes read as one number, the second in the high byte: an array (256 * taps, 2) with both answers.
+    """
+    far = [sum(a.dilation * j * s for a, j, s in zip(plan.axes, tap, steps[1:4], strict=True)) for tap in plan.taps]
+    one = np.array(far, np.intp)[:, None]
+    if not pairs:
+        return one
+    two = np.zeros((len(far), 256, 2), np.intp)
+    two[:, : len(far), 0], two[:, :, 1] = far, one
+    return two.reshape(-1, 2)

@@ -111,6 +111,7 @@ class Plan:
         t, h, w = self.axes = [Axis(*a) for a in zip(shape[1:4], sizes, kernel, stride, dilation, befores, strict=True)]
         self.shape, self.out_shape = shape, (shape[0], *sizes, shape[4])
         self.apart = t.apart and h.apart and w.apart
+        self.inside = t.inside and h.inside and w.inside
         self.taps = list(windows.taps(kernel))
         self.columns = [w.met(tap, slice(0, w.windows)) for tap in range(w.kernel)]
         self.frame = math.prod(shape[2:])
