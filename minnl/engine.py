@@ -149,7 +149,7 @@ class Op:
     A subclass writes ``forward(*arrays) -> array`` and ``backward(gy) -> tuple`` (a gradient, or None, for each
     input) and names in `keeps` the attributes that forward leaves on `self` for backward: the engine drops them as
     the sweep passes, counts them for the bill before a run, and in debug mode watches them for edits.
-    ``self.needs[i]`` says whether input i wants a gradient. ``self.xp`` is numpy or cupy.
+    ``self.needs[i]`` says whether input i wants a gradient (under no_grad none does). ``self.xp`` is numpy or cupy.
     """
 
     keeps: tuple[str, ...] = ()
@@ -178,7 +178,7 @@ class Op:
     def __call__(self, *inputs):
         arrays = check_inputs(self.name, inputs)
         self.xp = backend.namespace(self.name, *arrays)
-        self.needs = tuple(t.requires_grad for t in inputs)
+        self.needs = tuple(state.recording and t.requires_grad for t in inputs)
         if state.plan is not None:
             y = self.infer(*arrays)
             state.plan.append((self, arrays, y, debugging.path()))
@@ -189,7 +189,7 @@ class Op:
         if debugging.active():
             debugging.after_forward(self, arrays, y)
         out = Tensor(y)
-        if state.recording and any(self.needs):
+        if any(self.needs):
             self.sources = tuple((x.op or x) if x.requires_grad else None for x in inputs)
             self.expected = tuple((x.shape, x.dtype) for x in inputs)
             self.home, self.age = inputs[0].device, next(_age)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, use_kernels
 from minnl import functional as F
+from minnl.kernels import threads
 from minnl.kernels.cpu import non_local, non_local_concat, non_local_dot, non_local_sorted, positions
 from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
@@ -213,7 +214,7 @@ def test_the_order_of_the_dot_product(keys, kernel):
 @pytest.mark.parametrize("longest, multiple", [(1, 1), (7, 1), (30, 16), (1000, 16)])
 def test_cuts_cover_everything_once(shape, longest, multiple):
     start, stop = shape
-    parts = positions.cuts(slice(start, stop), longest, multiple)
+    parts = threads.cuts(slice(start, stop), longest, multiple)
     assert [i for part in parts for i in range(stop)[part]] == list(range(start, stop))
     assert all(part.stop - part.start < longest + multiple for part in parts)
 

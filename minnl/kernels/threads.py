@@ -103,3 +103,24 @@ def tasks_for(flops):
 def pieces(n, longest):
     """Slices that cut range(n) into the fewest nearly equal parts of at most `longest`."""
     return shares(n, -(-n // max(1, longest)))
+
+
+def cuts(part, longest, multiple=1):
+    """A slice in nearly equal pieces of at most `longest`, or a little more: all but the last a multiple."""
+    n = part.stop - part.start
+    pieces = max(1, -(-n // max(1, longest)))
+    step = max(1, -(-n // (pieces * multiple)) * multiple)
+    return [slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step)]
+
+
+def blocks(shape, most):
+    """Runs of positions (N, T, H, W), each at most about `most` and whole lines of W: tuples of four slices."""
+    n, t, h, w = shape
+    return list(
+        itertools.product(
+            pieces(n, most // (t * h * w)),
+            pieces(t, most // (h * w)),
+            pieces(h, most // w),
+            [slice(0, w)],
+        )
+    )

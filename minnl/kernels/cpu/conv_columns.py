@@ -7,6 +7,7 @@ few channels: with many, every tap is a good matrix product by itself (conv_taps
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -77,11 +78,7 @@ def portions(part, weight, stride, dilation, shape):
         frames_each, samples_each = frames.stop - frames.start, PORTION_ELEMENTS // each
     else:
         frames_each, samples_each = max(1, (PORTION_ELEMENTS // frame - reach) // stride[0] + 1), 1
-    return [
-        (slice(samples.start + s.start, samples.start + s.stop), slice(frames.start + t.start, frames.start + t.stop))
-        for s in threads.pieces(samples.stop - samples.start, samples_each)
-        for t in threads.pieces(frames.stop - frames.start, frames_each)
-    ]
+    return list(itertools.product(threads.cuts(samples, samples_each), threads.cuts(frames, frames_each)))
 
 
 class Windows:
@@ -111,13 +108,7 @@ class Windows:
 
     def blocks(self):
         """Index tuples that cut the windows into runs of whole lines whose columns fit the cache."""
-        n, t, h, w = self.view.shape[:4]
-        rows = max(1, BLOCK_ELEMENTS // self.row)
-        if rows >= t * h * w:
-            return [(some,) for some in threads.pieces(n, rows // (t * h * w))]
-        if rows >= h * w:
-            return [(i, some) for i in range(n) for some in threads.pieces(t, rows // (h * w))]
-        return [(i, j, some) for i in range(n) for j in range(t) for some in threads.pieces(h, rows // w)]
+        return threads.blocks(self.view.shape[:4], BLOCK_ELEMENTS // self.row)
 
     def columns(self, block):
         """The rows of the column matrix for a block."""

@@ -34,20 +34,18 @@ def correlate(x, weight, y, stride, pads, dilation):
     def one(tasks):
         for block, some in tasks:
             out = y[block][..., some]
-            begun = False
-            for tap in meet.taps:
-                theirs, ours = meet(tap, block)
-                rows, target, w = x[theirs].reshape(-1, c), y[ours][..., some], weight[tap][:, some]
-                if not begun and target.shape == out.shape:  # this tap sees every output of the block
-                    multiply(rows, w, out.reshape(-1, out.shape[-1]))  # a view: a block is a run of positions
-                else:
-                    if not begun:
-                        out[...] = 0
-                    product = memory.empty((len(rows), w.shape[1]), x.dtype)
-                    target += multiply(rows, w, product).reshape(target.shape)
-                begun = True
-            if not begun:
+            taps = meet.taps
+            if taps and meet(taps[0], block)[1] == block:  # it sees every output: its product is all there is so far
+                first, *taps = taps
+                rows = x[meet(first, block)[0]].reshape(-1, c)
+                multiply(rows, weight[first][:, some], out.reshape(-1, out.shape[-1]))  # a view: a run of positions
+            else:
                 out[...] = 0
+            for tap in taps:
+                theirs, ours = meet(tap, block)
+                rows, target = x[theirs].reshape(-1, c), y[ours][..., some]
+                product = memory.empty((len(rows), target.shape[-1]), x.dtype)
+                target += multiply(rows, weight[tap][:, some], product).reshape(target.shape)
 
     positions = math.prod(y.shape[:4])
     parts = threads.tasks_for(2 * positions * weight.size)
@@ -60,7 +58,7 @@ def correlate(x, weight, y, stride, pads, dilation):
         longest = -(-positions // down)
         if len(meet.taps) > 1:
             longest = min(longest, max(ROWS, BLOCK_ELEMENTS // max(c, k)))
-    every = list(itertools.product(_channels(k, -(-parts // down)), blocks(y.shape[:4], longest)))
+    every = list(itertools.product(_channels(k, -(-parts // down)), threads.blocks(y.shape[:4], longest)))
     threads.run(one, [[(b, some) for some, b in every[share]] for share in threads.shares(len(every), parts)])
 
 
@@ -85,11 +83,11 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         return total
 
     if gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some of the positions: they are read once
-        every = blocks(gy.shape[:4], LONG_SUM_ROWS if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS)
+        every = threads.blocks(gy.shape[:4], LONG_SUM_ROWS if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS)
         shares = [every[share] for share in threads.shares(len(every), parts)]
         tasks = [(meet.taps, slice(0, c), slice(0, k), some) for some in shares]
     else:  # each has a part of one tap's matrix to itself; sums as long as may be, since there is much to add to
-        every = blocks(gy.shape[:4], 2 * SUM_ELEMENTS // min(c, k))
+        every = threads.blocks(gy.shape[:4], 2 * SUM_ELEMENTS // min(c, k))
         parts = -(-min(parts, 4) // len(meet.taps)) if len(meet.taps) < 4 else 2
         inside, out = (_channels(c, parts), [slice(0, k)]) if c >= k else ([slice(0, c)], _channels(k, parts))
         tasks = [((tap,), i, o, every) for tap in meet.taps for i in inside for o in out]
@@ -129,19 +127,6 @@ class Meeting:
         if any(o.stop <= o.start for o in ours[1:]):  # nothing: both empty, wherever that is
             ours[1:], theirs[1:] = [slice(0, 0)] * 3, [slice(0, 0)] * 3
         return tuple(theirs), tuple(ours)
-
-
-def blocks(shape, most):
-    """Runs of positions (N, T, H, W), each at most about `most` and whole lines of W: tuples of four slices."""
-    n, t, h, w = shape
-    return list(
-        itertools.product(
-            threads.pieces(n, most // (t * h * w)),
-            threads.pieces(t, most // (h * w)),
-            threads.pieces(h, most // w),
-            [slice(0, w)],
-        )
-    )
 
 
 def _merged(x, y, weight, stride, pads):

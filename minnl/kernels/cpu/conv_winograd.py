@@ -15,7 +15,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import multiply, pieces
+from minnl.kernels.cpu.gemm import add_product, multiply, pieces
 from minnl.kernels.cpu.winograd import regions, transforms
 
 BLOCK_ELEMENTS = 8 * 1024  # tiles * channels at once; times n^2 = 36 floats, 1.2 MB
@@ -168,10 +168,7 @@ def _shared_sum(x, gy, shape, pads, m):
 
         def add(some, v=v, z=z, begun=begun):
             for tap, a, b in _meeting(v[some], z[some], taps, pads):
-                if begun:
-                    total[some, tap] += multiply(a, b, memory.empty((some.stop - some.start, c, k), x.dtype))
-                else:
-                    multiply(a, b, total[some, tap])
+                add_product(a, b, total[some, tap], fresh=not begun)
 
         threads.run(transform, zip(slab, ends, strict=True))
         threads.run(add, threads.shares(points, 6))

@@ -1,8 +1,9 @@
 """Copying windows and tiles out of clips, a run of numbers at a time.
 
-NumPy copies an array of small records much quicker than the same bytes as one more axis of floats: each record is one
-memcpy, without a loop around a few numbers. So the kernels look at a run (all channels of a pixel, a row of a window)
-as one element of dtype void. Such elements may overlap: windows do.
+NumPy copies an array of small records quicker than the same bytes as one more axis of floats: each record is one
+memcpy, without a loop around a few numbers. With 16 of them that is half the time, with 64 and more no gain. So the
+kernels look at a run (all channels of a pixel, a row of a window) as one element of dtype void. Such elements may
+overlap: windows do.
 """
 
 from __future__ import annotations

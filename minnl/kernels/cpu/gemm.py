@@ -11,6 +11,8 @@ import functools
 
 import numpy as np
 
+from minnl.kernels import memory
+
 SMALL = 1_000_000  # multiply-adds of one piece
 SIDE = 64  # a piece is about that wide, or half of it if its sums are long
 FEW = 128  # rows; for more of them it pays to pack the second factor,
@@ -24,6 +26,14 @@ def multiply(a, b, out):
     for factors in pieces(a, b, out):
         np.matmul(factors[0], factors[1], out=factors[2])
     return out
+
+
+def add_product(a, b, out, fresh):
+    """out += a @ b; or out = a @ b, where nothing is there yet."""
+    if fresh:
+        multiply(a, b, out)
+    else:
+        out += multiply(a, b, memory.empty(out.shape, out.dtype))
 
 
 def pieces(a, b, out):

@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from minnl.kernels import threads
-from minnl.kernels.cpu.gemm import multiply
+from minnl.kernels.cpu.gemm import add_product, multiply
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.positions import SHORTEST_RUN, Gradients, add, cuts, division, fold, turned
+from minnl.kernels.cpu.positions import SHORTEST_RUN, Gradients, division, fold, turned
 from minnl.kernels.memory import empty
 
 BLOCK_ELEMENTS = 512 * 1024  # logits at once: 2 MB, in backward twice
@@ -26,9 +26,9 @@ SAFE = 40 * math.log(2)  # a row of exponentials that sum up to between 2^-40 an
 class StreamedSoftmax(Float32Kernel):
     @staticmethod
     def forward(op, theta, phi, g):
-        fold(op, theta, phi, g)
+        op.y = fold(op, theta, phi, g)
         (batch, length, _), keys = op.theta.shape, op.phi.shape[1]
-        op.y, op.log_sum = empty((batch, length, g.shape[-1]), g.dtype), empty((batch, length, 1), g.dtype)
+        op.log_sum = empty((batch, length, 1), g.dtype)
         kept = any(op.needs) and op.few_keys()
         op.exponentials = empty((batch, length, keys), g.dtype) if kept else None
         most = max(FEWEST_QUERIES, BLOCK_ELEMENTS // keys)
@@ -37,8 +37,8 @@ class StreamedSoftmax(Float32Kernel):
 
         def run(elements, queries):
             shifted = False
-            for b in cuts(elements, most // max(1, queries.stop - queries.start)):
-                for i in cuts(queries, most, multiple=16):
+            for b in threads.cuts(elements, most // max(1, queries.stop - queries.start)):
+                for i in threads.cuts(queries, most, multiple=16):
                     shape = (*op.theta[b, i].shape[:2], keys)
                     e = empty(shape, g.dtype) if op.exponentials is None else op.exponentials[b, i]
                     total, top = exponentiate(op.theta[b, i], phi[b], e, shifted)
@@ -55,27 +55,26 @@ class StreamedSoftmax(Float32Kernel):
 
     @staticmethod
     def backward(op, gy):
-        gy = np.ascontiguousarray(op.fold(gy))
-        gradients = Gradients(op)
-        gtheta, gphi, gg = gradients.lists
+        gradients = Gradients(op, gy)
+        gy, gtheta, gphi, gg = gradients.lists
         phi = turned(op.phi, op.scale / base()[1]) if op.exponentials is None else None
         g = turned(op.g, op.scale, ones=True)
 
         def run(elements, queries, keys, first):
-            columns = cuts(keys, MOST_KEYS, multiple=16)
+            columns = threads.cuts(keys, MOST_KEYS, multiple=16)
             longest = max(j.stop - j.start for j in columns)
             most = max(FEWEST_QUERIES, BLOCK_ELEMENTS // longest)
-            for b in cuts(elements, most // max(1, queries.stop - queries.start)):
+            for b in threads.cuts(elements, most // max(1, queries.stop - queries.start)):
                 for j in columns:
-                    for i in cuts(queries, most, multiple=16):
+                    for i in threads.cuts(queries, most, multiple=16):
                         e, inverse = recalled(op, phi, b, i, j)
                         received = augmented(gy[b, i], inverse, op.y[b, i])
                         gs = multiply(received, g[b, :, j], empty(e.shape, e.dtype))
                         gs *= e
                         fresh = first and i.start == queries.start
-                        add(e.swapaxes(1, 2), received[..., :-1], gg[b, j], fresh)
-                        add(gs.swapaxes(1, 2), op.theta[b, i], gphi[b, j], fresh)
-                        add(gs, op.phi[b, j], gtheta[b, i], first and j.start == keys.start)
+                        add_product(e.swapaxes(1, 2), received[..., :-1], gg[b, j], fresh)
+                        add_product(gs.swapaxes(1, 2), op.theta[b, i], gphi[b, j], fresh)
+                        add_product(gs, op.phi[b, j], gtheta[b, i], first and j.start == keys.start)
 
         elements, runs = division(op)
         runs = max(1, min(runs, op.phi.shape[1] // SHORTEST_RUN))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from minnl.kernels.cpu.gemm import multiply
+from minnl.kernels import threads
+from minnl.kernels.cpu.gemm import add_product, multiply
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.positions import Gradients, add, cuts, fold, summed
+from minnl.kernels.cpu.positions import Gradients, fold, summed
 from minnl.kernels.memory import empty
 
 BLOCK_ELEMENTS = 128 * 1024  # affinities at once: 512 KB
@@ -19,9 +20,8 @@ BLOCK_ELEMENTS = 128 * 1024  # affinities at once: 512 KB
 class StreamedConcat(Float32Kernel):
     @staticmethod
     def forward(op, theta, phi, g, weight):
-        fold(op, theta, phi, g)
+        y = fold(op, theta, phi, g)
         op.weight = weight
-        y = empty((*op.theta.shape[:2], g.shape[-1]), g.dtype)
         a_1, one_b = augmented_halves(op)
         keys = op.phi.shape[1]
 
@@ -35,9 +35,8 @@ class StreamedConcat(Float32Kernel):
 
     @staticmethod
     def backward(op, gy):
-        gy = np.ascontiguousarray(op.fold(gy))
-        gradients = Gradients(op)
-        gtheta, gphi, gg = gradients.lists
+        gradients = Gradients(op, gy)
+        gy, gtheta, gphi, gg = gradients.lists
         keys, inner = op.phi.shape[1:]
         a_1, one_b = augmented_halves(op)
 
@@ -46,9 +45,9 @@ class StreamedConcat(Float32Kernel):
             for e, i in blocks(elements, queries, keys):
                 mine, fresh = slice(e.start - elements.start, e.stop - elements.start), i.start == queries.start
                 f = affinity(a_1[e, i], one_b[e])
-                add(f.swapaxes(1, 2), gy[e, i], f_gy[mine], fresh)
+                add_product(f.swapaxes(1, 2), gy[e, i], f_gy[mine], fresh)
                 seen = np.greater(f, 0, out=f, casting="unsafe")  # as 1 and 0
-                add(seen.swapaxes(1, 2), gy[e, i], seen_gy[mine], fresh)
+                add_product(seen.swapaxes(1, 2), gy[e, i], seen_gy[mine], fresh)
                 ga = np.vecdot(gy[e, i], multiply(seen, op.g[e], empty(gy[e, i].shape, gy.dtype)))
                 ga /= keys
                 np.multiply(ga[..., None], op.weight[:inner], out=gtheta[e, i])
@@ -78,5 +77,5 @@ def affinity(a_1, one_b):
 def blocks(elements, queries, keys):
     """(batch slice, query slice) pairs of one task."""
     rows = max(1, BLOCK_ELEMENTS // keys)
-    runs = cuts(queries, rows)
-    return [(e, i) for e in cuts(elements, rows // max(1, queries.stop - queries.start)) for i in runs]
+    runs = threads.cuts(queries, rows)
+    return [(e, i) for e in threads.cuts(elements, rows // max(1, queries.stop - queries.start)) for i in runs]

@@ -6,8 +6,6 @@ are fewer keys than about half the channels.
 
 from __future__ import annotations
 
-import numpy as np
-
 from minnl.kernels.cpu.gemm import multiply
 from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.positions import Gradients, fold, summed, turned
@@ -19,8 +17,7 @@ class DotOfSums(Float32Kernel):
 
     @staticmethod
     def forward(op, theta, phi, g):
-        fold(op, theta, phi, g)
-        y = empty((*op.theta.shape[:2], g.shape[-1]), g.dtype)
+        y = fold(op, theta, phi, g)
 
         def of_keys(e, j, m):
             multiply(op.phi[e, j].swapaxes(1, 2), op.g[e, j], m)
@@ -35,9 +32,8 @@ class DotOfSums(Float32Kernel):
 
     @staticmethod
     def backward(op, gy):
-        gy = np.ascontiguousarray(op.fold(gy))
-        gradients = Gradients(op)
-        gtheta, gphi, gg = gradients.lists
+        gradients = Gradients(op, gy)
+        gy, gtheta, gphi, gg = gradients.lists
         turned_m = turned(op.m, 1)
 
         def of_queries(e, i, gm):
@@ -65,9 +61,8 @@ class DotOfPairs(Float32Kernel):
 
     @staticmethod
     def forward(op, theta, phi, g):
-        fold(op, theta, phi, g)
-        (batch, length, _), keys = op.theta.shape, op.phi.shape[1]
-        y, op.m = empty((batch, length, g.shape[-1]), g.dtype), empty((batch, length, keys), g.dtype)
+        y, keys = fold(op, theta, phi, g), op.phi.shape[1]
+        op.m = empty((*op.theta.shape[:2], keys), g.dtype)
         turned_phi = turned(op.phi, 1 / keys)
 
         def run(e, i):
@@ -79,9 +74,8 @@ class DotOfPairs(Float32Kernel):
 
     @staticmethod
     def backward(op, gy):
-        gy = np.ascontiguousarray(op.fold(gy))
-        gradients = Gradients(op)
-        gtheta, gphi, gg = gradients.lists
+        gradients = Gradients(op, gy)
+        gy, gtheta, gphi, gg = gradients.lists
         turned_g = turned(op.g, 1 / op.phi.shape[1])
 
         def run(e, i, gphi, gg):

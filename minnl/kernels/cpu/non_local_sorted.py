@@ -31,9 +31,8 @@ class SortedConcat(Float32Kernel):
 
     @staticmethod
     def forward(op, theta, phi, g, weight):
-        fold(op, theta, phi, g)
+        y = fold(op, theta, phi, g)
         op.weight = weight
-        y = empty((*op.theta.shape[:2], g.shape[-1]), g.dtype)
 
         def run(elements):
             line = Line(*op.halves(op.theta[elements], op.phi[elements]))
@@ -47,9 +46,8 @@ class SortedConcat(Float32Kernel):
 
     @staticmethod
     def backward(op, gy):
-        gy = np.ascontiguousarray(op.fold(gy))
-        gradients = Gradients(op)
-        gtheta, gphi, gg = gradients.lists
+        gradients = Gradients(op, gy)
+        gy, gtheta, gphi, gg = gradients.lists
         inner, share = op.theta.shape[-1], 1 / op.phi.shape[1]
         w_theta, w_phi = op.weight[:inner], op.weight[inner:]
 

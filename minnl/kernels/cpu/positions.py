@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from minnl.kernels import threads
-from minnl.kernels.cpu.gemm import multiply
 from minnl.kernels.memory import empty
 
 SHORTEST_RUN = 256  # positions that are worth a task of their own
@@ -13,22 +12,24 @@ LONG = 2**27  # multiply-adds of an operation that is worth eight tasks; a short
 
 
 def fold(op, theta, phi, g):
-    """The inputs as lists of positions, which the op keeps."""
+    """The inputs as lists of positions, which the op keeps; returns memory for y, such a list too."""
     op.shapes(theta, phi, g)
     op.theta, op.phi, op.g = (np.ascontiguousarray(op.fold(x)) for x in (theta, phi, g))
+    return empty((*op.theta.shape[:2], g.shape[-1]), g.dtype)
 
 
 class Gradients:
-    """Memory for the gradients of theta, phi and g: as lists of positions to write to, then as the inputs' shapes."""
+    """gy, and memory for the gradients of theta, phi and g, as `lists` of positions; `unfolded`: as the inputs."""
 
-    def __init__(self, op):
+    def __init__(self, op, gy):
         self.op = op
         self.whole = [empty(shape, op.g.dtype) for shape in (op.theta_shape, op.phi_shape, op.g_shape)]
-        self.lists = [np.ascontiguousarray(op.fold(x)) for x in self.whole]  # views, except for axes="time"
+        # Of the gradients these are views, except for axes="time".
+        self.lists = [np.ascontiguousarray(op.fold(x)) for x in (gy, *self.whole)]
 
     def unfolded(self):
         if self.op.axes == "time":
-            return [self.op.unfold(x, whole.shape) for x, whole in zip(self.lists, self.whole, strict=True)]
+            return [self.op.unfold(x, whole.shape) for x, whole in zip(self.lists[1:], self.whole, strict=True)]
         return self.whole
 
 
@@ -52,22 +53,6 @@ def summed(op, x, task, *shapes):
     calls = [(e, i, *(part[k, e] for part in parts)) for e in elements for k, i in pieces]
     threads.run(lambda call: task(*call), calls)
     return [part[0] if len(pieces) == 1 else part.sum(axis=0) for part in parts]
-
-
-def cuts(part, longest, multiple=1):
-    """A slice in nearly equal pieces of at most `longest`, or a little more: all but the last a multiple."""
-    n = part.stop - part.start
-    pieces = max(1, -(-n // max(1, longest)))
-    step = max(1, -(-n // (pieces * multiple)) * multiple)
-    return [slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step)]
-
-
-def add(a, b, out, fresh):
-    """out += a @ b; or out = a @ b, where nothing is there yet."""
-    if fresh:
-        multiply(a, b, out)
-    else:
-        out += multiply(a, b, empty(out.shape, out.dtype))
 
 
 def turned(keys, factor, ones=False):

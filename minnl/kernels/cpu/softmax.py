@@ -11,73 +11,59 @@ BLOCK_ELEMENTS = 512 * 1024  # 2 MB
 VANISHED = 1e-20  # exponentials that add up to less have lost digits
 
 
-class LastAxis(Float32Kernel):
+class Rows(Float32Kernel):
     @staticmethod
     def suits(op, arrays):
-        return (
-            Float32Kernel.suits(op, arrays)
-            and arrays[0].size > 0
-            and arrays[0].shape[-1] > 1
-            and op.axis == arrays[0].ndim - 1
-        )
+        """Not for rows of one element: there the result is 0 or 1, which the textbook body gives exactly."""
+        return Float32Kernel.suits(op, arrays) and arrays[0].size > 0 and arrays[0].shape[-1] > 1
+
+
+class LastAxis(Rows):
+    """What softmax and its logarithm share; ``rows(x, y)`` makes a block, ``gradient(y, gy, gx)`` its gradient."""
+
+    @classmethod
+    def suits(cls, op, arrays):
+        return super().suits(op, arrays) and op.axis == arrays[0].ndim - 1
+
+    @classmethod
+    def forward(cls, op, x):
+        op.y = memory.empty(x.shape, x.dtype)
+        by_rows(cls.rows, x, op.y)
+        return op.y
+
+    @classmethod
+    def backward(cls, op, gy):
+        gx = memory.empty(gy.shape, gy.dtype)
+        by_rows(cls.gradient, op.y, gy, gx)
+        return (gx,)
 
 
 class RowSoftmax(LastAxis):
     @staticmethod
-    def forward(op, x):
-        op.y = memory.empty(x.shape, x.dtype)
-
-        def task(x, y):
-            total, _ = exponentials(x, y)
-            y *= 1 / total
-
-        by_rows(task, x, op.y)
-        return op.y
+    def rows(x, y):
+        total, _ = exponentials(x, y)
+        y *= 1 / total
 
     @staticmethod
-    def backward(op, gy):
-        gx = memory.empty(gy.shape, gy.dtype)
-
-        def task(y, gy, gx):
-            np.subtract(gy, np.einsum("ij,ij->i", gy, y)[:, None], out=gx)
-            gx *= y
-
-        by_rows(task, op.y, gy, gx)
-        return (gx,)
+    def gradient(y, gy, gx):
+        np.subtract(gy, np.einsum("ij,ij->i", gy, y)[:, None], out=gx)
+        gx *= y
 
 
 class RowLogSoftmax(LastAxis):
     @staticmethod
-    def forward(op, x):
-        op.y = memory.empty(x.shape, x.dtype)
-
-        def task(x, y):
-            total, top = exponentials(x, y)
-            np.subtract(x, np.log(total) + top, out=y)
-
-        by_rows(task, x, op.y)
-        return op.y
+    def rows(x, y):
+        total, top = exponentials(x, y)
+        np.subtract(x, np.log(total) + top, out=y)
 
     @staticmethod
-    def backward(op, gy):
-        gx = memory.empty(gy.shape, gy.dtype)
-
-        def task(y, gy, gx):
-            np.exp(y, out=gx)
-            gx *= np.einsum("ij->i", gy)[:, None]
-            np.subtract(gy, gx, out=gx)
-
-        by_rows(task, op.y, gy, gx)
-        return (gx,)
+    def gradient(y, gy, gx):
+        np.exp(y, out=gx)
+        gx *= np.einsum("ij->i", gy)[:, None]
+        np.subtract(gy, gx, out=gx)
 
 
-class RowCrossEntropy(Float32Kernel):
-    @staticmethod
-    def suits(op, arrays):
-        return (
-            Float32Kernel.suits(op, arrays) and arrays[0].size > 0 and arrays[0].shape[-1] > 1
-        )  # of one class the loss is 0
-
+class RowCrossEntropy(Rows):
     @staticmethod
     def forward(op, x):
         op.e, target = memory.empty(x.shape, x.dtype), Target(op, x.shape[-1])
