@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from minnl import backend
+from minnl import backend, kernels
 from minnl.checks import count, number
 from minnl.engine import Tensor
 
@@ -61,9 +61,17 @@ class Optimizer:
     def step(self):
         """Update, in place, every parameter that has a gradient."""
         self.steps += 1
-        for i, (p, decay) in enumerate(zip(self.params, self.decays, strict=True)):
-            if p.grad is not None and p.requires_grad:
-                self.update(i, p.data, p.grad, decay)
+        updates = [
+            (p.data, p.grad, decay, *(self.array(slot, i, p.data) for slot in self.slots))
+            for i, (p, decay) in enumerate(zip(self.params, self.decays, strict=True))
+            if p.grad is not None and p.requires_grad
+        ]
+        kernel = kernels.pick(self, [array for w, gw, _, *kept in updates for array in (w, gw, *kept)])
+        if kernel:
+            kernel.step(self, updates)
+        else:
+            for arrays in updates:
+                self.update(*arrays)
 
     def array(self, slot, i, like):
         """The kept array of parameter i: zeros when first asked for, and moved along with its parameter."""
@@ -105,18 +113,16 @@ class SGD(Optimizer):
     Equal to the paper's Caffe2 form, which keeps :math:`\eta v` and rescales it when :math:`\eta` changes.
     """
 
-    slots = ("velocity",)
-
     def __init__(self, params, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        super().__init__(params, lr, weight_decay)
         self.momentum, self.nesterov = number("SGD", "momentum", momentum, 0, 1), bool(nesterov)
         if nesterov and not momentum:
             raise ValueError("SGD: nesterov needs a momentum above 0")
+        self.slots = ("velocity",) if momentum else ()
+        super().__init__(params, lr, weight_decay)
 
-    def update(self, i, w, gw, decay):
+    def update(self, w, gw, decay, v=None):
         d = gw + decay * w if decay else gw
-        if self.momentum:
-            v = self.array("velocity", i, w)
+        if v is not None:
             v *= self.momentum
             v += d
             d = d + self.momentum * v if self.nesterov else v
@@ -137,9 +143,8 @@ class AdamW(Optimizer):
         self.betas = tuple(number("AdamW", "betas", b, 0, 1) for b in betas)
         self.eps = number("AdamW", "eps", eps, 0)
 
-    def update(self, i, w, gw, decay):
+    def update(self, w, gw, decay, m, v):
         xp, (b1, b2) = backend.namespace("AdamW", w, gw), self.betas
-        m, v = self.array("first", i, w), self.array("second", i, w)
         m += (1 - b1) * (gw - m)
         v += (1 - b2) * (gw * gw - v)
         rate = self.lr / (1 - b1**self.steps)

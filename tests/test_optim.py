@@ -1,11 +1,15 @@
 """Optimisers and schedules against PyTorch's, and against their formulas where there is no PyTorch."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
 
+import minnl
 from minnl import Tensor, nn, optim
+from minnl.kernels.cpu.adamw import BlockedAdamW
+from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 
 SHAPES = ((3, 4), (5,), (2, 1, 3), ())
 OPTIMISERS = {
@@ -162,6 +166,22 @@ def test_updates_are_in_place():
     arrays = [p.data for p in params]
     run(optim.AdamW(params, 0.1), params, 2)
     assert all(p.data is array for p, array in zip(params, arrays, strict=True))
+
+
+def test_adamw_in_blocks_has_the_textbook_bits():
+    """For parameters of many sizes, and for any number of threads."""
+    shapes = ((700, 500), (300_001,), (3,), (2, 5, 7))
+    results = []
+    for mode, count in (("textbook", 1), ("fast", 1), ("fast", 2), ("fast", 3)):
+        rng = np.random.default_rng(0)
+        params = [Tensor(rng.normal(size=shape).astype(np.float32), requires_grad=True) for shape in shapes]
+        optimizer = optim.AdamW(params, 0.02, weight_decay=0.2)
+        minnl.set_threads(count)
+        with minnl.use_kernels(mode), mock.patch.object(BlockedAdamW, "step", wraps=BlockedAdamW.step) as blocked:
+            arrays = run(optimizer, params, 3)
+        assert blocked.call_count == (3 if mode == "fast" else 0)
+        results.append([a.tobytes() for a in (*arrays, *optimizer.kept["first"], *optimizer.kept["second"])])
+    assert all(r == results[0] for r in results)
 
 
 @pytest.mark.parametrize("largest", [0.5, 1e3])

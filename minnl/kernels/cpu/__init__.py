@@ -1,6 +1,7 @@
 """CPU kernels: what runs instead of the textbook bodies on NumPy. Each file is one idea; docs/kernels/ derives them."""
 
 from minnl.kernels import register
+from minnl.kernels.cpu.adamw import BlockedAdamW
 from minnl.kernels.cpu.avg_pool import BlockedAvgPool
 from minnl.kernels.cpu.conv import FastConv3d
 from minnl.kernels.cpu.max_pool import BlockedMaxPool
@@ -30,3 +31,4 @@ register("Mean", MeanOverPositions)
 register("Softmax", RowSoftmax)
 register("LogSoftmax", RowLogSoftmax)
 register("CrossEntropy", RowCrossEntropy)
+register("AdamW", BlockedAdamW)
