@@ -11,35 +11,36 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import os
+import queue
 import threading
 
 from minnl import backend
 
 _inside = threading.local()
-_alone = {"callers": 0, "limit": None}
+_alone = {"callers": 0, "before": []}
 _alone_lock = threading.Lock()
+_helpers_lock = threading.Lock()
 
 
 @functools.cache
-def _controller():
-    import threadpoolctl  # here and below: what takes time to load waits until there is work, `import minnl` is quick
+def _blas_libraries():
+    import threadpoolctl  # what takes time to load waits until there is work: `import minnl` is quick
 
-    return threadpoolctl.ThreadpoolController()
-
-
-@functools.cache
-def _pool(threads):
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(threads, thread_name_prefix="minnl-kernel")
+    return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 @contextlib.contextmanager
 def _one_blas_thread():
-    """BLAS on one thread while anyone is inside: the first caller sets it, the last puts back what was there."""
+    """BLAS on one thread while anyone is inside: the first caller sets it, the last puts back what was there.
+
+    Asked of the libraries directly: threadpoolctl's own context takes ten times as long, as long as a small task.
+    """
     with _alone_lock:
         if not _alone["callers"]:
-            _alone["limit"] = _controller().limit(limits=1, user_api="blas")
+            _alone["before"] = [(library, library.num_threads) for library in _blas_libraries()]
+            for library, _ in _alone["before"]:
+                library.set_num_threads(1)
         _alone["callers"] += 1
     try:
         yield
@@ -47,46 +48,77 @@ def _one_blas_thread():
         with _alone_lock:
             _alone["callers"] -= 1
             if not _alone["callers"]:
-                _alone["limit"].restore_original_limits()
+                for library, threads in _alone["before"]:
+                    library.set_num_threads(threads)
+
+
+def _no_helpers():
+    """None has been started; what a forked child begins with, for threads stay behind in the parent."""
+    global _jobs, _helpers
+    _jobs, _helpers = queue.SimpleQueue(), 0
+
+
+_no_helpers()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_no_helpers)
+
+
+def _call_helpers(number, work):
+    """Have `number` threads call work(), each when it is free; returns at once."""
+    global _helpers
+    with _helpers_lock:
+        while _helpers < number:
+            threading.Thread(target=_help, args=(_jobs,), name=f"minnl-kernel_{_helpers}", daemon=True).start()
+            _helpers += 1
+    for _ in range(number):  # each in a copy of the caller's context: what np.errstate says there holds here too
+        _jobs.put((contextvars.copy_context(), work))
+
+
+def _help(jobs):
+    _inside.task = True  # a task that calls `run` again computes in its own thread: all others could wait for it
+    while True:
+        context, work = jobs.get()
+        context.run(work)
+        del context, work  # or the arrays of this job would live until the next
 
 
 def run(task, items):
     """Call ``task(item)`` for every item, on all threads; returns the results in order.
 
-    The calling thread works too. Whoever is free takes the next item, so unequal tasks even out.
+    The calling thread works too. Whoever is free takes the next item, so unequal tasks even out; a helper that comes
+    late (another user thread keeps it busy) finds nothing left to do, and nobody waits for it.
     """
     items = list(items)
     helpers = min(backend.threads(), len(items)) - 1
+    if getattr(_inside, "task", False):
+        return [task(item) for item in items]
     with _one_blas_thread():
-        if helpers < 1 or getattr(_inside, "task", False):
+        if helpers < 1:
             return [task(item) for item in items]
-        results, turn = [None] * len(items), itertools.count()
+        results, errors = [None] * len(items), []
+        turn, finished, all_done = itertools.count(), itertools.count(1), threading.Lock()
+        all_done.acquire()
 
         def work():
             while (i := next(turn)) < len(items):
-                results[i] = task(items[i])
+                try:
+                    if not errors:
+                        results[i] = task(items[i])
+                except BaseException as error:
+                    errors.append(error)
+                if next(finished) == len(items):
+                    all_done.release()
 
-        # Each in a copy of the caller's context: what np.errstate says there holds here too.
-        others = [
-            _pool(backend.threads()).submit(contextvars.copy_context().run, _marked, work) for _ in range(helpers)
-        ]
+        _call_helpers(helpers, work)
+        _inside.task = True
         try:
-            _marked(work)
+            work()
         finally:
-            # One that has not begun (another user thread keeps the pool busy) would find nothing left to do.
-            errors = [other.exception() for other in others if not other.cancel()]
-        for error in errors:
-            if error is not None:
-                raise error
+            _inside.task = False
+        all_done.acquire()
+        if errors:
+            raise errors.pop(0)  # popped: the list would tie a knot of error and frame
         return results
-
-
-def _marked(work):
-    _inside.task = True  # a task that calls `run` again computes in its own thread: the pool could be full of such
-    try:
-        work()
-    finally:
-        _inside.task = False
 
 
 def shares(n, most=8):
