@@ -15,6 +15,7 @@ setup(
     version=VERSION[1],
     description="Non-local neural networks for video, from the array up, on NumPy and CuPy",
     packages=find_packages(include=["minnl", "minnl.*", "models", "models.*"]),
+    package_data={"minnl.kernels.cuda": ["*.cu", "*.cuh"]},  # compiled on the GPU's machine, when first used
     python_requires=">=3.10",
     install_requires=["numpy>=2", "matplotlib>=3.8", "safetensors>=0.4", "threadpoolctl>=3", "tqdm>=4"],
     extras_require={

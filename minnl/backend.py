@@ -99,6 +99,12 @@ def is_gpu_array(array):
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
+def compiles_cuda():
+    """Whether CuPy compiles CUDA C++ for warps of 32 threads: no stand-in does, and AMD's warps are wider."""
+    cupy = load_cupy()
+    return hasattr(cupy, "RawModule") and not cupy.cuda.runtime.is_hip
+
+
 def is_array(value):
     return isinstance(value, np.ndarray) or is_gpu_array(value)
 

@@ -10,6 +10,7 @@ import threadpoolctl
 
 import minnl
 from minnl import Tensor, backend, functional, random
+from minnl.kernels.cuda.kernel import GpuKernel
 from tests import strict_cupy
 
 
@@ -231,3 +232,18 @@ def test_chance_is_the_same_on_both_sides(gpus):
     random.set_state(before)
     np.testing.assert_array_equal(here.data, there.numpy())
     assert 0 < (here.data == 0).sum() < 35
+
+
+@pytest.mark.parametrize(
+    ("compiler", "amd", "expected"), [(False, False, False), (True, False, True), (True, True, False)]
+)
+def test_cuda_kernels_are_for_a_cupy_that_compiles_cuda(gpus, monkeypatch, compiler, amd, expected):
+    """Not for the stand-in, which compiles nothing, and not for AMD's GPUs, whose warps are wider."""
+    if compiler:
+        monkeypatch.setattr(gpus, "RawModule", object, raising=False)
+    monkeypatch.setattr(gpus.cuda.runtime, "is_hip", amd, raising=False)
+    full, empty = gpus.ones((4, 3)), gpus.ones((0, 3))
+    assert backend.compiles_cuda() == expected
+    assert GpuKernel.suits(None, (full, full)) == expected
+    assert not GpuKernel.suits(None, (empty, full))
+    assert not GpuKernel.suits(None, (np.ones(3),))

@@ -1,0 +1,129 @@
+"""Batch norm with residual and ReLU in few launches: docs/kernels/cuda_batch_norm.md."""
+
+from __future__ import annotations
+
+from minnl import backend
+from minnl.kernels.cuda.kernel import GpuKernel
+from minnl.kernels.cuda.source import Source, ceil_div, contiguous, grid
+
+NORM = Source(
+    "norm.cu",
+    "moments<T>", "merge_moments<T>", "invert<T>", "normalise<T>", "sums<T>", "merge_sums<T>", "gradient<T>",
+)  # fmt: skip
+THREADS = 256
+SUMMED, WRITTEN = 16, 4  # rows that a thread goes through if it sums, or writes
+MOST_SUMMED, MOST_WRITTEN = 512, 32768  # blocks along the rows; a grid may have 65,535 there
+
+
+class FusedBatchNorm(GpuKernel):
+    """With the statistics of the batch."""
+
+    @staticmethod
+    def suits(op, arrays):
+        return GpuKernel.suits(op, arrays) and all(a.flags.c_contiguous for a in op.running or ())
+
+    @staticmethod
+    def forward(op, x, weight, bias, *residual):
+        op.x, op.weight, bias, *residual = contiguous(x, weight, bias, *residual)
+        walk, xp = Walk(op.x), backend.load_cupy()
+        op.mean, op.rstd = xp.empty_like(op.weight), xp.empty_like(op.weight)
+        partial = walk.partial(3)
+        walk.sum("moments<T>", op.x, *walk.sizes, partial)
+        walk.merge(
+            "merge_moments<T>", partial, op.x, len(partial), walk.channels, op.eps, op.momentum, op.mean, op.rstd,
+            *(op.running or (None, None)),
+        )  # fmt: skip
+        y = normalised(op, walk, op.x, op.weight, bias, *residual)
+        op.y = y if op.relu else None
+        return y
+
+    @staticmethod
+    def backward(op, gy):
+        (gy,) = contiguous(gy)
+        walk = Walk(gy)
+        gweight, gbias = gradients_of_channels(op, walk, gy)
+        gx, gresidual = gradients(op, walk, gy, gbias, gweight)
+        return (gx, gweight, gbias, gresidual)[: len(op.needs)]
+
+
+class FusedFrozenBatchNorm(GpuKernel):
+    """With given statistics."""
+
+    @staticmethod
+    def forward(op, x, weight, bias, *residual):
+        x, weight, bias, op.mean, var, *residual = contiguous(x, weight, bias, op.mean, op.var, *residual)
+        walk, op.rstd = Walk(x), backend.load_cupy().empty_like(weight)
+        NORM.launch("invert<T>", x.dtype, *grid(var.size), var, var.size, op.eps, op.rstd)
+        y = normalised(op, walk, x, weight, bias, *residual)
+        op.keep(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(op, gy):
+        (gy,) = contiguous(gy)
+        walk = Walk(gy)
+        gweight, gbias = gradients_of_channels(op, walk, gy) if any(op.needs[1:3]) else (None, None)
+        gx, gresidual = gradients(op, walk, gy)
+        return (gx, gweight if op.needs[1] else None, gbias, gresidual)[: len(op.needs)]
+
+
+class Walk:
+    """How threads go over an array of positions (rows) and channels: a block is a tile of both, as wide as it can be.
+
+    It depends on the shape alone, so sums have the same bits on any GPU.
+    """
+
+    def __init__(self, array):
+        self.dtype, self.channels = array.dtype, array.shape[-1]
+        self.rows = array.size // self.channels
+        width = min(32, 1 << (self.channels - 1).bit_length())
+        self.threads = width, THREADS // width
+        self.across = ceil_div(self.channels, width)
+        self.sizes = self.rows, self.channels
+
+    def slices(self, rows_each, most):
+        return min(ceil_div(self.rows, rows_each * self.threads[1]), most)
+
+    def partial(self, numbers):
+        """Memory for what each slice of rows leaves of each channel."""
+        shape = self.slices(SUMMED, MOST_SUMMED), self.channels, numbers
+        return backend.load_cupy().empty(shape, dtype=self.dtype)
+
+    def sum(self, kernel, *arguments):
+        NORM.launch(kernel, self.dtype, (self.across, self.slices(SUMMED, MOST_SUMMED)), self.threads, *arguments)
+
+    def merge(self, kernel, *arguments):
+        NORM.launch(kernel, self.dtype, (self.across, 1), self.threads, *arguments)
+
+    def write(self, kernel, *arguments):
+        NORM.launch(kernel, self.dtype, (self.across, self.slices(WRITTEN, MOST_WRITTEN)), self.threads, *arguments)
+
+
+def normalised(op, walk, x, weight, bias, residual=None):
+    y = backend.load_cupy().empty_like(x)
+    walk.write("normalise<T>", x, op.mean, op.rstd, weight, bias, residual, op.relu, *walk.sizes, y)
+    return y
+
+
+def gradients_of_channels(op, walk, gy):
+    """gweight and gbias; of no use is gweight if the op kept no x."""
+    xp = backend.load_cupy()
+    gweight, gbias, partial = xp.empty_like(op.weight), xp.empty_like(op.weight), walk.partial(2)
+    walk.sum("sums<T>", gy, op.y, op.x, op.mean, op.rstd, *walk.sizes, partial)
+    walk.merge("merge_sums<T>", partial, len(partial), walk.channels, gbias, gweight)
+    return gweight, gbias
+
+
+def gradients(op, walk, gy, gbias=None, gweight=None):
+    """Those of x and of the residual, in one launch; without gbias and gweight the statistics were given."""
+    xp = backend.load_cupy()
+    gx = xp.empty_like(gy) if op.needs[0] else None
+    apart = any(op.needs[3:]) and op.relu  # without ReLU the residual's gradient is gy
+    gresidual = xp.empty_like(gy) if apart else gy
+    if gx is not None or apart:
+        x = None if gbias is None else op.x
+        walk.write(
+            "gradient<T>", gy, op.y, x, op.mean, op.rstd, op.weight, gbias, gweight, *walk.sizes, gx,
+            gresidual if apart else None,
+        )  # fmt: skip
+    return gx, gresidual

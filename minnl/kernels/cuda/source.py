@@ -1,0 +1,125 @@
+"""CUDA C++ sources: compiled when an op first needs them, and launched with arguments that are what they should be.
+
+A ``.cu`` file of this folder holds kernels that are templates over T, the float type. common.cuh is put before each.
+CuPy keeps what it has compiled in its cache on disk, under a hash of the text: the second process finds it there.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from minnl import backend
+
+FOLDER = Path(__file__).parent
+OPTIONS = ("--std=c++17",)
+FLOATS = {"float32": "float", "float64": "double"}
+NUMBERS = {"bool": np.bool_, "index_t": np.int64, "double": np.float64}  # how a kernel may declare one
+MOST_BLOCKS = 8192  # of a grid that strides: some waves on the largest GPU, and few enough to start quickly
+
+
+class Source:
+    """A ``.cu`` file and the kernels in it, named as C++ instantiates them: ``Source("norm.cu", "moments<T>", ...)``.
+
+    T stands for float or double; other parameters of a template are written out ("columns<T, 3>").
+    """
+
+    def __init__(self, file, *kernels):
+        self.file, self.kernels = file, kernels
+        self.compiled = {}  # {(device, dtype): {kernel: CuPy's function and the types of its parameters}}
+        self.lock = threading.Lock()
+
+    def text(self):
+        """What the compiler gets; errors in it are reported by the line of the file that they are in."""
+        return "\n".join(f'#line 1 "{file}"\n{read(file)}' for file in ("common.cuh", self.file))
+
+    def instances(self, dtype):
+        """{kernel: its name with T replaced by the float type of C++}."""
+        return {kernel: re.sub(r"\bT\b", FLOATS[dtype], kernel) for kernel in self.kernels}
+
+    def functions(self, dtype):
+        """What `compiled` holds for the current device; compiled by the first thread that asks."""
+        cupy = backend.load_cupy()
+        key = cupy.cuda.runtime.getDevice(), dtype
+        with self.lock:
+            if key not in self.compiled:
+                text, names = self.text(), self.instances(dtype)
+                module = cupy.RawModule(
+                    code=text, options=OPTIONS, backend="nvrtc", name_expressions=tuple(names.values())
+                )
+                self.compiled[key] = {k: (module.get_function(name), parameters(text, k)) for k, name in names.items()}
+            return self.compiled[key]
+
+    def launch(self, kernel, dtype, blocks, threads, *arguments, shared=0):
+        """Start a kernel on CuPy's current stream; nobody waits for it.
+
+        Parameters
+        ----------
+        kernel : str, one of those that the source was made with
+        dtype : of the arrays that are T* in the kernel
+        blocks, threads : int or tuple of up to three
+        arguments : contiguous CuPy arrays, or None for a null pointer; bool, int and float
+            A kernel reads each by the type that it declares, whatever was passed, so they are converted to that or
+            refused. It declares pointers, ``bool``, ``index_t`` (64 bits) and ``double``, nothing else.
+        shared : int, bytes of dynamic shared memory
+        """
+        function, declared = self.functions(dtype.name)[kernel]
+        if len(arguments) != len(declared):
+            raise TypeError(f"{kernel}: {len(declared)} arguments expected, got {len(arguments)}")
+        passed = tuple(
+            _pointer(kernel, name, kind, value, dtype) if kind.endswith("*") else NUMBERS[kind](value)
+            for (name, kind), value in zip(declared, arguments, strict=True)
+        )
+        blocks, threads = (size if isinstance(size, tuple) else (size,) for size in (blocks, threads))
+        function(blocks, threads, passed, shared_mem=shared)
+
+
+def _pointer(kernel, name, kind, value, dtype):
+    if value is None:
+        return np.intp(0)
+    if not backend.is_gpu_array(value):
+        raise TypeError(f"{kernel}: {name} is {type(value).__name__}, a CuPy array or None expected")
+    if kind == "T*" and value.dtype != dtype:
+        raise TypeError(f"{kernel}: {name} is {value.dtype}, {dtype} expected")
+    if not value.flags.c_contiguous:
+        raise ValueError(f"{kernel}: {name}, of shape {value.shape}, is not contiguous; contiguous() makes it so")
+    return value
+
+
+def read(file):
+    return (FOLDER / file).read_text()
+
+
+def parameters(text, kernel):
+    """(name, type) of each parameter that a kernel declares, without const and __restrict__."""
+    text, name = re.sub(r"//.*", "", text), kernel.partition("<")[0]
+    declared = re.search(rf"__global__\s+void\s+(?:__launch_bounds__\(\w+\)\s+)?{name}\(([^)]*)\)", text)
+    if declared is None:
+        raise ValueError(f"{kernel}: the source declares no __global__ void {name}(...)")
+    found = []
+    for one in declared[1].split(","):
+        kind, _, name = re.sub(r"\b(const|__restrict__)\b|\s+", " ", one).strip().rpartition(" ")
+        stars = "*" * (kind + name).count("*")
+        found.append((name.strip("* "), kind.strip("* ") + stars))
+        if not stars and kind.strip() not in NUMBERS:
+            raise TypeError(f"{kernel}: {name} is declared as {kind}, a pointer or {', '.join(NUMBERS)} expected")
+    return found
+
+
+def contiguous(*arrays):
+    """The arrays, each copied if it is not contiguous; None stays None."""
+    pack = backend.load_cupy().ascontiguousarray
+    return tuple(None if a is None else pack(a) for a in arrays)
+
+
+def ceil_div(n, size):
+    """How many pieces of that size cover n."""
+    return -(-n // size)
+
+
+def grid(n, threads=256):
+    """Blocks and threads, along one axis, of a kernel that strides over n elements by the size of the grid."""
+    return min(ceil_div(n, threads), MOST_BLOCKS), threads

@@ -1,0 +1,79 @@
+"""What the tests of the GPU share. Importing this skips the whole module of tests where there is no GPU.
+
+NumPy's textbook body is the judge of everything: of CuPy running the same body, and of our kernels.
+"""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import minnl
+from minnl import Tensor, backend, kernels
+from minnl.kernels.cuda.kernel import GpuKernel
+
+try:
+    GPU = minnl.device("gpu")
+except RuntimeError as reason:
+    pytest.skip(f"needs a GPU: {reason}", allow_module_level=True)
+
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}  # of the largest value: sums in another order
+QUICK = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+def outcome(fn, inputs, dtype="float32", device=GPU, mode="fast", wanted=None):
+    """Output and gradients (None of inputs that are not `wanted`), on the host; and the CUDA kernels that were picked.
+
+    The output is weighted at random for backward.
+    """
+    picked, pick = [], kernels.pick
+
+    def watched(op, given):
+        kernel = pick(op, given)
+        if isinstance(kernel, type) and issubclass(kernel, GpuKernel):
+            picked.append(kernel)
+        return kernel
+
+    with minnl.use_kernels(mode), mock.patch.object(kernels, "pick", watched):
+        leaves = [
+            Tensor(a.astype(dtype), requires_grad=wanted is None or i in wanted, device=device)
+            for i, a in enumerate(inputs)
+        ]
+        y = fn(*leaves)
+        gy = np.random.default_rng(1).normal(size=y.shape).astype(y.dtype)
+        y.backward(backend.to_device(gy, y.device))
+    return [None if a is None else backend.to_host(a) for a in (y.data, *(x.grad for x in leaves))], picked
+
+
+def close(got, expected, tolerance):
+    """Whether arrays agree, beside the largest value of each; their shapes and dtypes must."""
+    for a, b in zip(got, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        largest = np.abs(b, where=np.isfinite(b), out=np.ones_like(b)).max(initial=1)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
+
+
+def agree(fn, inputs, kernel, dtype="float32", tolerance=None):
+    """That kernel ran, and its results are those of NumPy's textbook, from inputs that `dtype` holds exactly.
+
+    The judge computes in float64: two roundings in float32 may differ by twice what each is off.
+    """
+    inputs = [a.astype(dtype).astype(float) for a in inputs]
+    got, picked = outcome(fn, inputs, dtype)
+    assert kernel in picked, f"{kernel.__name__} was not picked, but {picked}"
+    judge, _ = outcome(fn, inputs, "float64", backend.CPU, "textbook")
+    close(got, [a.astype(dtype) for a in judge], tolerance or TOLERANCE[dtype])
+
+
+def same_bits(fn, inputs, dtype="float32"):
+    """Two runs give the same bits."""
+    first, second = ([a.tobytes() for a in outcome(fn, inputs, dtype)[0]] for _ in range(2))
+    assert first == second
+
+
+def arrays(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape) for shape in shapes]
