@@ -95,18 +95,18 @@ def run(task, items):
     with _one_blas_thread():
         if helpers < 1:
             return [task(item) for item in items]
-        results, errors = [None] * len(items), []
+        count, results, errors = len(items), [None] * len(items), []
         turn, finished, all_done = itertools.count(), itertools.count(1), threading.Lock()
         all_done.acquire()
 
         def work():
-            while (i := next(turn)) < len(items):
+            while (i := next(turn)) < count:
                 try:
                     if not errors:
                         results[i] = task(items[i])
                 except BaseException as error:
                     errors.append(error)
-                if next(finished) == len(items):
+                if next(finished) == count:
                     all_done.release()
 
         _call_helpers(helpers, work)
@@ -116,9 +116,12 @@ def run(task, items):
         finally:
             _inside.task = False
         all_done.acquire()
-        if errors:
-            raise errors.pop(0)  # popped: the list would tie a knot of error and frame
-        return results
+        try:
+            if errors:
+                raise errors.pop(0)  # popped: the list would tie a knot of error and frame
+            return results
+        finally:
+            task = items = results = None  # or a late helper, which still has `work`, would keep their arrays
 
 
 def shares(n, most=8):
