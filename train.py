@@ -4,7 +4,10 @@
     python train.py --non-local none                    its twin without the non-local block
     python train.py --data FOLDER                       on videos in FOLDER/{train,val}/class/clip.mp4
     python train.py --resume runs/NAME                  go on where a run stopped
+    python train.py --model nl_c2d_r50_5_8x8 --recipe paper --data FOLDER
+    python train.py --model nl_i3d_r50_5_8x8 --start CHECKPOINT --data FOLDER      fine-tune trained weights
     python train.py --evaluate runs/NAME                test accuracy of its best checkpoint
+    python train.py --evaluate runs/NAME --views 10x3   as published: 10 clips x 3 crops of each video
     python train.py --predict clip.mp4 --checkpoint runs/NAME
     python train.py --plan                              the bill (shapes, memory, multiply-adds) instead of a run
 
@@ -13,25 +16,27 @@ docs/training.md explains every option and gives recipes.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 
 import minnl
-import models
-from minnl import checkpoint, checks, data, optim
+from minnl import checkpoint, data, recipes
+from minnl.data import views
+from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
 from minnl.study import bill, pictures
-from minnl.training import Trainer, evaluate, part
+from minnl.training import Trainer, part, steps_of
+from models import transfer
+from models.options import arguments, build, check, kind, published
 
 TEST_CLIPS = 600  # of the built-in task: 200 a class, the same for everyone
 RUNTIME = ("device", "workers", "threads")  # what may differ between a run and its continuation
+NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores")  # of the options, by a run
 
 
 def main(argv=None):
-    args = arguments(argv)
+    args = arguments(argv, __doc__)
     try:
         check(args)
         minnl.set_threads(args.threads)
@@ -40,78 +45,14 @@ def main(argv=None):
         if args.evaluate:
             return evaluate_checkpoint(args)
         return train(args)
-    except (ValueError, TypeError, FloatingPointError, RuntimeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, FloatingPointError, RuntimeError, OSError, ImportError, MemoryError) as error:
         if args.debug:
             raise
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"train.py: {str(error) or 'out of memory'}", file=sys.stderr)  # Python's MemoryError may say nothing
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped in the middle of a step; the last checkpoint stands", file=sys.stderr)
         return 130
-
-
-def arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument_group("network").add_argument
-    add("--model", default="small", choices=sorted(models.BUILDERS), help="default: %(default)s")
-    add("--non-local", default="embedded", choices=("none", *minnl.nn.MODES), help="default: %(default)s")
-    add("--place", default="res2", help="stage that the non-local blocks go into (default: %(default)s)")
-    add("--blocks", type=int, default=1, metavar="N", help="number of non-local blocks (default: %(default)s)")
-    add("--subsample", default="before", choices=("before", "after", "none"), help="default: %(default)s")
-    add("--axes", default="spacetime", choices=minnl.nn.AXES, help="default: %(default)s")
-    add("--dropout", type=float, default=0.0, metavar="P")
-    add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="PATH", help="folder or CSV of videos, or arrays; the built-in task without it")
-    add("--clips", type=int, default=2048, help="built-in task: training clips an epoch (default: %(default)s)")
-    add("--frames", type=int, default=16, help="frames in a clip (default: %(default)s)")
-    add("--stride", type=stride, default=2, help='videos: step between frames, or "whole": spread over the video')
-    add("--size", type=int, nargs="+", default=None, metavar=("H", "W"), help="built-in task: 24; videos: 64 96")
-    add("--resize", default="squash", choices=("squash", "crop"), help="videos (default: %(default)s)")
-    add("--rgb", action="store_true", help="videos: the frames themselves instead of their differences")
-    add("--on-error", default="skip", choices=("skip", "error"), help="what to do about a broken video")
-    add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", type=int, default=10, help="default: %(default)s")
-    add("--batch-size", type=int, default=32, help="default: %(default)s")
-    add("--lr", type=float, default=3e-3, help="peak learning rate of AdamW (default: %(default)s)")
-    add("--weight-decay", type=float, default=0.01, help="default: %(default)s")
-    add("--warm-up", type=float, default=0.05, help="share of the steps (default: %(default)s)")
-    add("--clip-norm", type=float, default=1.0, help="largest norm of the gradients (default: %(default)s)")
-    add("--label-smoothing", type=float, default=0.0)
-    add("--seed", type=int, default=0, help="of weights, order, crops and the built-in clips (default: %(default)s)")
-    add = parser.add_argument_group("run").add_argument
-    add("--name", help="folder under runs/ (default: from the model and the seed)")
-    add("--device", default="cpu", help='"cpu", "gpu" or "gpu:N"')
-    add("--workers", type=int, default=1, metavar="N", help="threads that prepare clips (default: %(default)s)")
-    add("--threads", type=int, default=minnl.backend.threads(), metavar="N", help="threads that compute (default: all)")
-    add("--max-steps", type=int, metavar="N", help="stop after step N; --resume goes on")
-    add("--resume", metavar="RUN", help="a run's folder or checkpoint")
-    add("--evaluate", metavar="CHECKPOINT", help="a checkpoint, or a run's folder (its best)")
-    add("--predict", metavar="VIDEO", help="classify a video with --checkpoint")
-    add("--checkpoint", metavar="CHECKPOINT", help="for --predict: a checkpoint, or a run's folder (its best)")
-    add("--plan", action="store_true", help="print the bill from shapes alone, and train nothing")
-    add("--memory", type=float, metavar="GB", help="for --plan: the memory to fill (default: this machine's)")
-    add("--debug", action="store_true", help="name the layer where the first NaN appears (slow)")
-    args = parser.parse_args(argv)
-    if args.predict and not args.checkpoint:
-        parser.error("--predict needs --checkpoint, a checkpoint or a run's folder")
-    args.non_local, args.subsample = (None if v == "none" else v for v in (args.non_local, args.subsample))
-    if args.size and len(args.size) > 2:
-        parser.error(f"--size takes one number or two, got {len(args.size)}")
-    args.size = args.size or ([64, 96] if args.data else [24])
-    return args
-
-
-def check(args):
-    """Refuse numbers that make no sense before anything is made; the rest is refused by those who use it."""
-    checks.count("recipe", "--epochs", args.epochs)
-    for name, high in (("warm_up", 1), ("label_smoothing", 1), ("clip_norm", None), ("memory", None)):
-        value = getattr(args, name)
-        if value is not None:
-            checks.number("recipe", f"--{name.replace('_', '-')}", value, 0, high)
-
-
-def stride(text):
-    return text if text == "whole" else int(text)
 
 
 def datasets(config, train=True):
@@ -127,55 +68,49 @@ def datasets(config, train=True):
 
 def video_options(config):
     """How clips are taken from videos."""
-    return {
+    options = {key: config[key] for key in ("short_side", "mean", "deviation") if config.get(key) is not None}
+    return options | {
         "frames": config["frames"], "stride": config["stride"], "size": tuple(config["size"] * 2)[:2],
         "resize": config["resize"], "differences": not config["rgb"],
     }  # fmt: skip
 
 
-def build(config):
-    minnl.manual_seed(config["seed"])
-    model = models.build(
-        config["model"], classes=len(config["classes"]), in_channels=config["channels"], dropout=config["dropout"],
-        non_local=config["non_local"], place=config["place"], number=config["blocks"],
-        subsample=config["subsample"], axes=config["axes"],
-    )  # fmt: skip
-    return model.to(config["device"])
-
-
 def train(args):
     if args.resume:
         path = checkpoint_path(args.resume, "last")
-        config = read(path)[1]
+        config = read(path, run=True)[1]
         config |= {key: getattr(args, key) for key in RUNTIME}
         folder = path.parent
     else:
-        config = {k: v for k, v in vars(args).items() if k not in ("resume", "evaluate", "predict", "checkpoint")}
+        config = {k: v for k, v in vars(args).items() if k not in NOT_KEPT}
         folder = None
     train_set, test_set = datasets(config)
     if args.resume and list(train_set.classes) != config["classes"]:
         raise ValueError(f"--resume: begun with classes {config['classes']}, the data has {list(train_set.classes)}")
     config |= {"classes": list(train_set.classes), "channels": train_set.shape[-1]}
+    if not args.resume:
+        config |= published(config)
     model = build(config)
+    if args.start and not args.resume:
+        begin(model, checkpoint_path(args.start, "best"))
     if args.plan:
         return plan(args, model, train_set.shape)
-    folder = folder or new_folder(args)
+    folder = folder or new_folder(args, kind(config))
     loader = {"batch_size": config["batch_size"], "workers": config["workers"], "on_error": config["on_error"]}
     train_loader = data.Loader(train_set, shuffle=True, seed=config["seed"], **loader)
     test_loader = data.Loader(test_set, seed=config["seed"], **loader)
-    optimizer = optim.AdamW(model.parameters(), config["lr"], weight_decay=config["weight_decay"])
-    steps = len(train_loader) * config["epochs"]
-    schedule = optim.warm_up(optim.cosine_schedule(config["lr"], steps), round(config["warm_up"] * steps))
+    optimizer = recipes.optimizer(model.parameters(), config)
+    schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
     trainer = Trainer(
         model, optimizer, schedule, train_loader, test_loader, folder, config, config["epochs"],
-        config["clip_norm"], config["label_smoothing"],
+        config["clip_norm"], config["label_smoothing"], config["accumulate"], config["precise"],
     )  # fmt: skip
     if args.resume:
         trainer.resume(path)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     weights = sum(p.size for p in model.parameters())
-    print(f"{folder}: {config['model']}, non-local {config['non_local'] or 'none'}, {weights:,} weights")
+    print(f"{folder}: {config['model']}, non-local {kind(config)}, {weights:,} weights")
     with minnl.debug() if args.debug else contextlib.nullcontext():
         complete = trainer.fit(args.max_steps)
     if not complete:
@@ -189,28 +124,49 @@ def train(args):
     return 0
 
 
+def begin(model, path):
+    """Give a model the weights of a trained one, as far as they fit: inflated, folded, for other classes."""
+    fresh = transfer.start(model, part(read(path)[0], "model/"))
+    print(f"weights from {path}; " + (f"fresh are {', '.join(fresh)}" if fresh else "nothing is fresh"))
+
+
 def evaluate_checkpoint(args):
     model, config = load(checkpoint_path(args.evaluate, "best"), args.device)
     _, test_set = datasets(config | ({"data": args.data} if args.data else {}), train=False)
     if list(test_set.classes) != config["classes"]:
         raise ValueError(f"--evaluate: trained on classes {config['classes']}, the data has {list(test_set.classes)}")
-    result = evaluate(model, data.Loader(test_set, args.batch_size, workers=args.workers, on_error=args.on_error))
-    print(f"{result['clips']} clips: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f}")
+    batch_size, found = args.batch_size, {"workers": args.workers, "on_error": args.on_error}
+    if args.views:
+        clips, crops = views.parse(args.views)
+        result = evaluate_views(
+            model, test_set, clips, crops, batch_size=batch_size, memory=memory(args), scores=args.scores, **found
+        )
+        what = f"videos in {clips} x {crops} views"
+    else:
+        result, what = evaluate(model, data.Loader(test_set, batch_size, **found)), "clips"
+    scores = f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f}"
+    alone = f", top-1 of single views {result['view_top1']:.2%}" if args.views else ""
+    print(f"{result['clips']} {what}: {scores}{alone}")
     return 0
 
 
 def predict(args):
     model, config = load(checkpoint_path(args.checkpoint, "best"), args.device)
-    if config["data"] is None:
+    if config["data"] is None and config["channels"] != 3:
         raise ValueError("--predict: this network was trained on the built-in task, not on videos (train with --data)")
     video = data.one_video(args.predict, config["classes"], **video_options(config))
-    views, _ = video.views(0, clips=1 if config["stride"] == "whole" else 10, crops=1)
+    clips, crops = views.parse(args.views) if args.views else (1 if config["stride"] == "whole" else 10, 1)
+    seen = data.Views(video, 0, clips, crops)
     with minnl.nn.evaluating(model):
-        logits = model(minnl.Tensor(views, device=config["device"]))
-        share = minnl.functional.softmax(logits).mean(axis=0).numpy()
+        share = probabilities(model, seen, at_once(model, seen.shape, memory(args), args.batch_size)).mean(axis=0)
     for i in sorted(range(len(share)), key=lambda i: -share[i])[:5]:
         print(f"{share[i]:6.1%}  {config['classes'][i]}")
     return 0
+
+
+def memory(args):
+    """Bytes for the activations of views."""
+    return args.memory * 1e9 if args.memory else MEMORY
 
 
 def load(path, device):
@@ -222,17 +178,23 @@ def load(path, device):
     return model, config
 
 
-def read(path):
-    """Arrays and configuration of a checkpoint that train.py wrote."""
+def read(path, run=False):
+    """Arrays and configuration of a checkpoint; `run` refuses one that holds weights alone."""
     arrays, meta = checkpoint.load(path)
     if "classes" not in meta.get("config", {}):
         raise ValueError(f"{path}: a checkpoint, but not one of train.py: it does not say which network it holds")
-    return arrays, meta["config"]
+    if run and "step" not in meta:
+        raise ValueError(f"--resume: {path} holds weights, but no run to go on with; --start begins one with them")
+    config = recipes.RECIPES["adamw"] | {"recipe": "adamw"} | meta["config"]  # a run from before there were recipes
+    if "network" in config and "short_side" not in config:  # imported
+        config["short_side"] = list(recipes.jitter(config["size"]))
+    return arrays, config
 
 
 def plan(args, model, shape):
-    bytes_here = args.memory * 1e9 if args.memory else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    print(bill.table(bill.plan(model, (args.batch_size, *shape)), bytes_here))
+    room = args.memory * 1e9 if args.memory else minnl.backend.memory_of(model.parameters()[0].device)
+    kept = len(recipes.optimizer(model.parameters(), vars(args)).slots)
+    print(bill.table(bill.plan(model, (args.batch_size, *shape), kept), room))
     return 0
 
 
@@ -242,7 +204,7 @@ def checkpoint_path(path, name):
     return path / f"{name}.safetensors" if path.is_dir() else path
 
 
-def new_folder(args):
+def new_folder(args, kind):
     """runs/NAME, never one that holds a run already."""
     if args.name:
         folder = Path("runs") / args.name
@@ -251,7 +213,7 @@ def new_folder(args):
                 f"--name: {folder} holds a run already; --resume {folder} goes on with it, or choose another name"
             )
         return folder
-    base = f"{args.model}-{args.non_local or 'none'}-seed{args.seed}"
+    base = f"{args.model}-{kind}-seed{args.seed}"
     names = (base if n == 1 else f"{base}-{n}" for n in range(1, 10**6))
     return next(Path("runs") / n for n in names if not (Path("runs") / n / "config.json").exists())
 

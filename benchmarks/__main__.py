@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 
 import minnl
-from benchmarks import cases, memory, report
+from benchmarks import cases, memory, places, report
 from benchmarks.measure import Result, measure
 from benchmarks.optional import torch
 from minnl import backend
@@ -15,25 +14,18 @@ from minnl import backend
 
 def main(arguments=None):
     options = parse(arguments)
+    try:
+        place = places.find(options.device, options.tf32)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"python -m benchmarks --device {options.device}: {error}")
     threads = options.threads or backend.usable_cores()
     minnl.set_threads(threads)
     if torch is not None:
         torch.set_num_threads(threads)
-    about = report.setting(threads, options.repeats)
+    about = report.setting(place, threads, options.repeats)
     print(report.heading(about), flush=True)
-    results = []
-    for contest in chosen(options.only):
-        if not results or results[-1].group != contest.group:
-            print(report.group(contest.group, about), flush=True)
-        calls = {way: contender.call for way, contender in contest.contenders().items()}
-        result = Result(contest.name, contest.group, contest.work, measure(calls, options.repeats))
-        del calls
-        gc.collect()
-        if options.memory or contest.network:
-            ways = filter(None, ("minnl", result.rival))
-            result.bytes = {way: memory.peak(contest, way, threads) for way in ways}
-        results.append(result)
-        print(report.line(result), flush=True)
+    with backend.on(place.device):
+        results = compare(chosen(options.only), place, threads, options, about)
     print(report.summary(results, about))
     if options.json:
         report.write_json(options.json, about, results)
@@ -41,9 +33,29 @@ def main(arguments=None):
         report.draw(options.picture, about, results)
 
 
+def compare(contests, place, threads, options, about):
+    """The result of each contest, printed as soon as it is there."""
+    results = []
+    for contest in contests:
+        if not results or results[-1].group != contest.group:
+            print(report.group(contest.group, about), flush=True)
+        calls = {way: contender.call for way, contender in contest.contenders(place).items()}
+        result = Result(contest.name, contest.group, contest.work, measure(calls, options.repeats, place))
+        del calls
+        place.make_room()
+        if options.memory or contest.network:
+            ways = filter(None, ("minnl", result.rival))
+            result.bytes = {way: memory.peak(contest, way, threads, place) for way in ways}
+        results.append(result)
+        print(report.line(result), flush=True)
+    return results
+
+
 def parse(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time minnl beside PyTorch in one run.")
     parser.add_argument("--only", metavar="TEXT", default="", help="only cases whose name or group contains TEXT")
+    parser.add_argument("--device", default="cpu", help='"cpu", "gpu" or "gpu:1": where both compute (default: cpu)')
+    parser.add_argument("--tf32", action="store_true", help="let both use TF32 on a GPU: 10 bits of a fraction, not 23")
     parser.add_argument("--threads", type=positive, help="threads for both (default: every core)")
     parser.add_argument("--repeats", type=positive, default=7, help="rounds, fewer for what takes long (default: 7)")
     parser.add_argument("--memory", action="store_true", help="measure the memory of every case, not of networks alone")

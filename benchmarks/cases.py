@@ -13,7 +13,7 @@ import numpy as np
 
 import minnl
 import models
-from benchmarks import c2d, networks, ops
+from benchmarks import networks, ops, published
 
 THREE = "convolutions 3x3, 64 channels or more"
 ONE = "convolutions 1x1x1 and 3x1x1"
@@ -48,8 +48,12 @@ def every():
         build = functools.partial(small, model)
         found.append(networks.training(model, STEP, build, (32, 16, 24, 24, 1), 3, 1e-3, attentions))
     name, clips = "C2D ResNet-50 + 5 blocks", (4, 8, 112, 112, 3)
-    found.append(networks.training(name, STEP, c2d.build, clips, 400, 1e-5, networks.ATTENTIONS))
-    found.append(networks.inference(name, INFERENCE, c2d.build, clips, networks.ATTENTIONS))
+    found.append(networks.training(name, STEP, published.build, clips, 400, 1e-5, networks.ATTENTIONS))
+    found.append(networks.inference(name, INFERENCE, published.build, clips, networks.ATTENTIONS))
+    i3d = functools.partial(published.build, "nl_i3d_r50_5_8x8")
+    found.append(
+        networks.inference("I3D ResNet-50 + 5 blocks", INFERENCE, i3d, (1, 8, 224, 224, 3), networks.ATTENTIONS)
+    )
     order = [THREE, ONE, OTHER, NORM, POOL, NON_LOCAL, LOSS, STEP, INFERENCE]
     return sorted(found, key=lambda contest: order.index(contest.group))
 

@@ -11,8 +11,9 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
+from benchmarks import places
+
 SHORTEST = 0.02  # seconds: what is quicker is called several times for one timing
-PAUSE = 0.02  # seconds: the threads of BLAS and OpenMP spin for a while after their work, on cores that others need
 PATIENCE = 20  # seconds: what takes longer for all its rounds gets fewer of them
 FEWEST = 5
 
@@ -53,23 +54,15 @@ class Result:
         return statistics.quantiles(ratios, n=4, method="inclusive")
 
 
-def measure(calls, repeats):
+def measure(calls, repeats, place=places.CPU):
     """Seconds of each round of functions without arguments, given by name, in turns."""
-    once = {name: max(timed(call, 1), 1e-9) for name, call in calls.items()}
+    once = {name: max(place.timed(call, place.warm_up), 1e-9) for name, call in calls.items()}
     times = {name: max(1, round(SHORTEST / seconds)) for name, seconds in once.items()}
     a_round = sum(times[name] * once[name] for name in calls)
     repeats = min(repeats, max(FEWEST, int(PATIENCE / a_round)))
     seconds = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            time.sleep(PAUSE)
-            seconds[name].append(timed(call, times[name]))
+            time.sleep(place.pause)
+            seconds[name].append(place.timed(call, times[name]))
     return seconds
-
-
-def timed(call, times):
-    """Mean seconds of one of several calls in a row."""
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    return (time.perf_counter() - start) / times

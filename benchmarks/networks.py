@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 import minnl
-from benchmarks import c2d
+from benchmarks import published
 from benchmarks.contest import BACKWARD, FORWARD, Contender, Contest
 from benchmarks.optional import memory_formats
+from minnl import backend, no_grad, optim
 from minnl import functional as F
-from minnl import no_grad, optim
 
 ATTENTIONS = ("naive", "scaled_dot_product_attention")
 
@@ -26,8 +26,8 @@ def training(name, group, build, shape, classes, lr, attentions):
         group,
         "training step",
         ways(
-            lambda: step(build(), *data(), lr),
-            lambda twin, *way: twin.step(build(), *data(), *way, lr),
+            lambda place: step(build(), *data(), lr, place),
+            lambda twin, *way: twin.step(build(), *data(), lr, *way),
             attentions,
         ),
         tolerance=1e-3,
@@ -45,7 +45,11 @@ def inference(name, group, build, shape, attentions):
         f"{name}, clips {'x'.join(map(str, shape))}",
         group,
         "inference",
-        ways(lambda: infer(build(), data()), lambda twin, *way: twin.infer(build(), data(), *way), attentions),
+        ways(
+            lambda place: infer(build(), data(), place),
+            lambda twin, *way: twin.infer(build(), data(), *way),
+            attentions,
+        ),
         tolerance=1e-3,
         network=True,
     )
@@ -56,7 +60,7 @@ def block(name, group, shape):
 
     def build():
         minnl.manual_seed(0)
-        return c2d.awake(shape[-1])
+        return published.block(shape[-1])
 
     def data():
         rng = np.random.default_rng(0)
@@ -69,8 +73,8 @@ def block(name, group, shape):
             group,
             work,
             ways(
-                lambda backward=backward: differentiate(build(), *data(), backward),
-                lambda twin, *way, backward=backward: twin.differentiate(build(), *data(), *way, backward),
+                lambda place, backward=backward: differentiate(build(), *data(), backward, place),
+                lambda twin, *way, backward=backward: twin.differentiate(build(), *data(), backward, *way),
                 ATTENTIONS,
             ),
         )
@@ -82,39 +86,44 @@ def ways(ours, theirs, attentions):
     for layout, memory_format in memory_formats().items():
         for attention in attentions or ("",):
 
-            def make(memory_format=memory_format, attention=attention):
+            def make(place, memory_format=memory_format, attention=attention):
                 from benchmarks import twin  # only where there is PyTorch
 
-                return theirs(twin, memory_format, attention)
+                return theirs(twin, memory_format, attention, place)
 
             found[", ".join(filter(None, (layout, attention)))] = make
     return found
 
 
-def step(model, x, labels, lr):
-    optimizer = optim.AdamW(model.parameters(), lr)
+def step(model, x, labels, lr, place):
+    model.to(place.device)
+    optimizer, x = optim.AdamW(model.parameters(), lr), backend.to_device(x, place.device)
 
     def one():
         optimizer.zero_grad()
         loss = F.cross_entropy(model(minnl.Tensor(x)), labels)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss
 
-    return Contender(one, lambda first: [np.array([first, one()])])
+    return Contender(one, lambda first: [np.array([first.item(), one().item()])])
 
 
-def infer(model, x):
-    model.eval()
+def infer(model, x, place):
+    model.to(place.device).eval()
+    x = backend.to_device(x, place.device)
 
     def one():
         with no_grad():
             return model(minnl.Tensor(x)).data
 
-    return Contender(one, lambda logits: [logits])
+    return Contender(one, lambda logits: [backend.to_host(logits)])
 
 
-def differentiate(module, x, gy, backward):
+def differentiate(module, x, gy, backward, place):
+    module.to(place.device)
+    x, gy = (backend.to_device(a, place.device) for a in (x, gy))
+
     def forward():
         with no_grad():
             return [module(minnl.Tensor(x)).data]
@@ -126,4 +135,4 @@ def differentiate(module, x, gy, backward):
         y.backward(gy)
         return [y.data, given.grad, *(p.grad for p in module.parameters())]
 
-    return Contender(both if backward else forward, list)
+    return Contender(both if backward else forward, lambda found: [backend.to_host(a) for a in found])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from benchmarks.contest import BACKWARD, FORWARD, Contender, Contest
 from benchmarks.optional import memory_formats, torch
-from minnl import Tensor, no_grad
+from minnl import Tensor, backend, no_grad
 from minnl import functional as F
 
 CLIP = (0, 4, 1, 2, 3)  # (N, T, H, W, C) -> (N, C, T, H, W)
@@ -40,13 +42,13 @@ class Operation:
         return [Contest(name, group, work, self.ways(work == BACKWARD)) for work in (FORWARD, BACKWARD)]
 
     def ways(self, backward):
-        ways = {"minnl": lambda: self.ours(backward)}
+        ways = {"minnl": lambda place: self.ours(backward, place)}
         for layout, memory_format in memory_formats().items():
             if layout == "channels last" and CLIP not in self.orders:
                 continue
             for way, function in self.rivals.items():
                 name = layout if CLIP in self.orders else way
-                ways[name] = lambda f=function, m=memory_format: self.theirs(f, m, backward)
+                ways[name] = lambda place, f=function, m=memory_format: self.theirs(f, m, backward, place)
         return ways
 
     def arrays(self):
@@ -55,8 +57,9 @@ class Operation:
         arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in self.shapes]
         return arrays, lambda shape: rng.standard_normal(shape, dtype=np.float32)
 
-    def ours(self, backward):
+    def ours(self, backward, place):
         arrays, gradient = self.arrays()
+        arrays = [backend.to_device(a, place.device) for a in arrays]
 
         def forward():
             with no_grad():
@@ -68,13 +71,14 @@ class Operation:
             y.backward(gy)
             return [y.data, *(x.grad for x in inputs if x.requires_grad)]
 
-        gy = gradient(forward()[0].shape) if backward else None
-        return Contender(both if backward else forward, list)
+        gy = backend.to_device(gradient(forward()[0].shape), place.device) if backward else None
+        return Contender(both if backward else forward, lambda found: [backend.to_host(a) for a in found])
 
-    def theirs(self, function, memory_format, backward):
+    def theirs(self, function, memory_format, backward, place):
         arrays, gradient = self.arrays()
         inputs = [
-            theirs(torch.from_numpy(a), order, memory_format) for a, order in zip(arrays, self.orders, strict=True)
+            theirs(torch.from_numpy(a).to(place.torch_device), order, memory_format)
+            for a, order in zip(arrays, self.orders, strict=True)
         ]
         wanting = [x for x, want in zip(inputs, self.wants, strict=True) if want]
 
@@ -89,13 +93,14 @@ class Operation:
         gy = None
         if backward:
             y = forward()[0]
-            gy = theirs(torch.from_numpy(gradient(ours(y, self.order).shape)), self.order, memory_format)
+            gy = torch.from_numpy(gradient(ours(y, self.order).shape)).to(place.torch_device)
+            gy = theirs(gy, self.order, memory_format)
             for x in wanting:
                 x.requires_grad_()
         orders = [self.order, *(order for order, want in zip(self.orders, self.wants, strict=True) if want)]
         return Contender(
             both if backward else forward,
-            lambda found: [ours(a.detach(), order).numpy() for a, order in zip(found, orders, strict=False)],
+            lambda found: [ours(a.detach(), order).cpu().numpy() for a, order in zip(found, orders, strict=False)],
         )
 
 
@@ -124,16 +129,23 @@ def norm(x, residual=False):
     """Batch norm and ReLU, with what a residual block adds in between."""
     mean, var = np.zeros(x[-1], np.float32), np.ones(x[-1], np.float32)
 
+    @functools.cache
+    def running(device):
+        return [backend.to_device(a.copy(), device) for a in (mean, var)]
+
+    @functools.cache
+    def rivals(device):
+        return [torch.from_numpy(a.copy()).to(device) for a in (mean, var)]
+
     def minnl(x, weight, bias, added=None):
-        return F.batch_norm(x, mean, var, weight, bias, training=True, relu=True, residual=added)
+        return F.batch_norm(x, *running(x.device), weight, bias, training=True, relu=True, residual=added)
 
     def rival(x, weight, bias, added=None):
-        y = torch.nn.functional.batch_norm(x, running[0], running[1], weight, bias, True)
+        y = torch.nn.functional.batch_norm(x, *rivals(x.device), weight, bias, True)
         if added is not None:
             y += added
         return torch.relu_(y)
 
-    running = None if torch is None else (torch.from_numpy(mean.copy()), torch.from_numpy(var.copy()))
     more = residual * 1
     return Operation((x, x[-1:], x[-1:], *(x,) * more), minnl, {"": rival}, (CLIP, None, None, *(CLIP,) * more), CLIP)
 
@@ -179,6 +191,6 @@ def loss(n, classes):
     return Operation(
         ((n, classes),),
         lambda x: F.cross_entropy(x, labels),
-        {"default": lambda x: torch.nn.functional.cross_entropy(x, torch.from_numpy(labels))},
+        {"default": lambda x: torch.nn.functional.cross_entropy(x, torch.from_numpy(labels).to(x.device))},
         (None,),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -20,17 +21,16 @@ from minnl import backend, kernels
 
 COLUMNS = {"case": 52, "work": 18, "minnl": 10, "PyTorch": 10, "ratio": 20, "PyTorch's better way": 43, "memory": 18}
 ALONE = ("case", "work", "minnl")
-EXPLANATION = (
-    "bars: forward + backward, training steps, inference, with quartiles; dots: forward alone; "
-    "dashed: the geometric mean that is aimed at"
-)
+EXPLANATION = "bars: forward + backward, training steps, inference, with quartiles; dots: forward alone"
+DASHED = "; dashed: the geometric mean that is aimed at"
 INFERENCE = "inference"
 
 
-def setting(threads, repeats):
+def setting(place, threads, repeats):
     """What the figures are of; without it they say nothing."""
     libraries = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
     return {
+        **place.setting(),
         "threads": threads,
         "repeats": repeats,
         "dtype": "float32",
@@ -38,7 +38,7 @@ def setting(threads, repeats):
         "minnl": minnl.__version__,
         "numpy": np.__version__,
         "blas": [f"{lib['internal_api']} {lib['version']} {lib['architecture']}" for lib in libraries],
-        "torch": None if torch is None else torch.__version__,
+        "torch": None if place.torch is None else torch.__version__,
         "cores": backend.usable_cores(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
@@ -46,19 +46,28 @@ def setting(threads, repeats):
 
 def heading(about):
     """The setting, and how to read the tables."""
-    rival = "no PyTorch here: minnl's times alone" if about["torch"] is None else f"PyTorch {about['torch']}"
+    on_gpu = about["device"] != "cpu"
+    without = "no PyTorch with CUDA here" if on_gpu else "no PyTorch here"
+    rival = f"{without}: minnl's times alone" if about["torch"] is None else f"PyTorch {about['torch']}"
     lines = [
         f"threads: {about['threads']}, rounds: {about['repeats']}, {about['dtype']}, {about['kernels']} kernels, "
         f"minnl {about['minnl']}, NumPy {about['numpy']} ({', '.join(about['blas'])}), {rival}",
     ]
-    if about["load"] and about["load"] > 0.5:
+    if on_gpu:
+        lines.insert(
+            0,
+            f"{about['device']}: {about['gpu']}, driver for CUDA {about['cuda driver']}, CuPy {about['cupy']}, "
+            f"TF32 {'on' if about['tf32'] else 'off'}; times by CUDA events",
+        )
+    elif about["load"] and about["load"] > 0.5:
         lines.append(
             f"other programs use this machine (load {about['load']}, {about['cores']} cores): threads that wait for "
             "each other suffer most, PyTorch's above all; --threads 1 is fairer then"
         )
     if about["torch"] is not None:
         lines.append("ratio: PyTorch's time over minnl's, median of the rounds (quartiles); above 1 minnl is quicker")
-        lines.append("memory: the most that minnl / PyTorch took, in MB, each in its own process")
+        held = "arrays of minnl / PyTorch" if on_gpu else "minnl / PyTorch"
+        lines.append(f"memory: the most that {held} took, in MB, each in its own process")
     return "\n".join(lines)
 
 
@@ -101,7 +110,7 @@ def summary(results, about):
         cells = [name]
         for some in ([r for r in members if not with_gradients(r)], [r for r in members if with_gradients(r)]):
             cells += [f"{mean(some):.2f}", smallest(some)] if some else ["", ""]
-        lines.append(f"| {' | '.join([*cells, aim(name)])} |")
+        lines.append(f"| {' | '.join([*cells, aim(name, about)])} |")
     return "\n".join(lines)
 
 
@@ -122,11 +131,14 @@ def smallest(results):
     return f"{least.ratios[1]:.2f} ({least.name})"
 
 
-def aim(name):
-    wanted = [
-        f"{what} {value}" for what, value in zip(("mean", "each"), AIMS.get(name, (None, None)), strict=True) if value
-    ]
-    return ", ".join(wanted)
+def aims(about):
+    """On a GPU there are none: nobody has timed minnl there."""
+    return AIMS if about["device"] == "cpu" else {}
+
+
+def aim(name, about):
+    wanted = zip(("mean", "each"), aims(about).get(name, (None, None)), strict=True)
+    return ", ".join(f"{what} {value}" for what, value in wanted if value)
 
 
 def write_json(path, about, results):
@@ -139,7 +151,7 @@ def draw(path, about, results):
     """A bar for each case, by group; where there is no PyTorch, a bar for each time."""
     from matplotlib.figure import Figure
 
-    draw_rows = draw_times if about["torch"] is None else draw_ratios
+    draw_rows = draw_times if about["torch"] is None else functools.partial(draw_ratios, aims=aims(about))
     columns = balanced(grouped(results))
     longest = max(sum(1 + len(cases_of(members)) for _, members in column) for column in columns)
     figure = Figure(figsize=(9 * len(columns), 1.4 + 0.21 * longest), layout="constrained")
@@ -149,8 +161,11 @@ def draw(path, about, results):
         axes.tick_params(axis="y", length=0, labelsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
     rival = "" if about["torch"] is None else f" and PyTorch {about['torch']}"
-    title = f"minnl ({about['kernels']} kernels){rival}, threads: {about['threads']}"
-    figure.suptitle(f"{title}\n{EXPLANATION}" if rival else title, x=0.01, ha="left", fontsize=10)
+    where = f"threads: {about['threads']}" if about["device"] == "cpu" else about["gpu"]
+    title = f"minnl ({about['kernels']} kernels){rival}, {where}"
+    if rival:
+        title += f"\n{EXPLANATION}{DASHED if aims(about) else ''}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     figure.savefig(path, dpi=110)
 
 
@@ -172,7 +187,7 @@ def cases_of(members):
     return found
 
 
-def draw_ratios(axes, groups):
+def draw_ratios(axes, groups, aims):
     """Bars from 1, to the right where minnl is quicker; a dashed line where a group aims at."""
     place, names = 0, {}
     for name, members in groups:
@@ -188,7 +203,7 @@ def draw_ratios(axes, groups):
                 if result is not main:
                     axes.plot(result.ratios[1], place, "o", color="black", markersize=3.5, zorder=4)
             names[place], place = case, place + 1
-        wanted = AIMS.get(name, (None, None))[0]
+        wanted = aims.get(name, (None, None))[0]
         if wanted:
             axes.plot([wanted, wanted], [start + 0.5, place - 0.5], "--", color="tab:green", linewidth=1.2, zorder=1)
     axes.axvline(1, color="black", linewidth=0.8, zorder=3)

@@ -8,12 +8,12 @@ import torch
 from benchmarks.contest import Contender
 from benchmarks.ops import CLIP, KERNEL, ours, theirs
 from minnl import nn
-from models import blocks, small
+from models import blocks, small, video_resnet
 
 
-def step(model, x, labels, memory_format, attention, lr):
+def step(model, x, labels, lr, memory_format, attention, place):
     """One training step with the twin of a model; returns the loss."""
-    model, x = placed(model, x, memory_format, attention)
+    model, x = placed(model, x, memory_format, attention, place)
     labels = torch.from_numpy(labels)
     norms = [p for m in model.modules() if isinstance(m, torch.nn.BatchNorm3d) for p in m.parameters()]
     others = [p for p in model.parameters() if not any(p is q for q in norms)]
@@ -21,30 +21,30 @@ def step(model, x, labels, memory_format, attention, lr):
 
     def one():
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(x), labels)
+        loss = torch.nn.functional.cross_entropy(model(x), labels.to(x.device))
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
-    return Contender(one, lambda first: [np.array([first, one()])])
+    return Contender(one, lambda first: [np.array([first.item(), one().item()])])
 
 
-def infer(model, x, memory_format, attention):
+def infer(model, x, memory_format, attention, place):
     """The logits of a batch in evaluation mode."""
-    model, x = placed(model, x, memory_format, attention)
+    model, x = placed(model, x, memory_format, attention, place)
     model.eval()
 
     def one():
         with torch.no_grad():
             return model(x)
 
-    return Contender(one, lambda logits: [logits.numpy()])
+    return Contender(one, lambda logits: [logits.cpu().numpy()])
 
 
-def differentiate(module, x, gy, memory_format, attention, backward):
+def differentiate(module, x, gy, backward, memory_format, attention, place):
     """A module's output, and with `backward` the gradients of its input and parameters."""
-    module, x = placed(module, x, memory_format, attention)
-    gy = theirs(torch.from_numpy(gy), CLIP, memory_format)
+    module, x = placed(module, x, memory_format, attention, place)
+    gy = theirs(torch.from_numpy(gy).to(x.device), CLIP, memory_format)
     wanting = [x, *module.parameters()]
 
     def forward():
@@ -59,17 +59,17 @@ def differentiate(module, x, gy, memory_format, attention, backward):
     orders = [CLIP, CLIP, *(KERNEL if p.ndim == 5 else None for p in module.parameters())]
     return Contender(
         both if backward else forward,
-        lambda found: [ours(a.detach(), order).numpy() for a, order in zip(found, orders, strict=False)],
+        lambda found: [ours(a.detach(), order).cpu().numpy() for a, order in zip(found, orders, strict=False)],
     )
 
 
-def placed(module, x, memory_format, attention):
+def placed(module, x, memory_format, attention, place):
     """The twin of a module and its input, in a memory format."""
-    module = twin(module).to(memory_format=memory_format)
+    module = twin(module).to(place.torch_device, memory_format=memory_format)
     for part in module.modules():
         if isinstance(part, NonLocal):
             part.attention, part.memory_format = attention, memory_format
-    return module, theirs(torch.from_numpy(x), CLIP, memory_format)
+    return module, theirs(torch.from_numpy(x).to(place.torch_device), CLIP, memory_format)
 
 
 class Residual(torch.nn.Module):
@@ -157,5 +157,6 @@ TWINS = {
     nn.NonLocalBlock: NonLocal,
     blocks.ConvNorm: conv_norm,
     blocks.Residual: Residual,
-    small.Small: chain,  # its parts run in the order in which it holds them
+    small.Small: chain,  # their parts run in the order in which they hold them
+    video_resnet.VideoResNet: chain,
 }

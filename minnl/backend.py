@@ -149,6 +149,14 @@ def on(target):
     return contextlib.nullcontext() if target.kind == "cpu" else load_cupy().cuda.Device(target.index)
 
 
+def memory_of(target):
+    """Bytes of memory that a device has, free or not."""
+    if target.kind == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with on(target):
+        return load_cupy().cuda.Device().mem_info[1]
+
+
 def usable_cores():
     """How many cores this process may use (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

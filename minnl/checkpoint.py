@@ -69,10 +69,19 @@ def save(path, arrays, meta):
         raise CheckpointError(f"{path}: not saved: {error}") from error
     start = _checksum_place(raw)
     pieces = raw[:start], _checksum(raw, start), raw[start + len(BLANK) :]
+    write(path, pieces)
+
+
+def write(path, pieces):
+    """Write a file of `pieces` (bytes) in place of what is at `path`, if anything, all of it or nothing.
+
+    Raises CheckpointError as :func:`save` does.
+    """
+    path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: not saved: it is a folder, name a file in it")
     try:
-        _write(path, pieces)
+        _write_temporary(path, pieces)
     except OSError as error:
         raise CheckpointError(f"{path}: not saved, what was there before is untouched: {error.strerror}") from error
     try:
@@ -177,7 +186,7 @@ def _checksum(raw, start):
     return digest.hexdigest().encode()
 
 
-def _write(path, pieces):
+def _write_temporary(path, pieces):
     # A name of its own for every save: two at once each write their own file, and the last rename wins.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from minnl import backend, kernels
 from minnl.checks import count, number
 from minnl.engine import Tensor
@@ -155,14 +157,22 @@ class AdamW(Optimizer):
 def clip_grad_norm(params, max_norm):
     """Scale all gradients down together so that their joint Euclidean norm is at most `max_norm`.
 
-    Returns the norm before, as a Python float (one synchronisation on a GPU). Gradients are replaced, not edited.
+    Returns the norm before, in float64: NumPy's scalar, or on a GPU an array without axes that nobody has waited for
+    (the host does not learn there whether the norm is too large, so small gradients are multiplied by 1). Gradients are
+    replaced, not edited; with a NaN among them all stay as they are.
     """
     max_norm = number("clip_grad_norm", "max_norm", max_norm, 0)
     params = [p for p in params if p.grad is not None]
-    norm = math.sqrt(float(sum((p.grad.astype("float64") ** 2).sum() for p in params)))
-    if norm > max_norm:
+    if not params:
+        return np.float64(0)
+    xp = backend.namespace("clip_grad_norm", *(p.grad for p in params))
+    with backend.on(params[0].device):
+        norm = xp.sqrt(sum((p.grad.astype("float64") ** 2).sum() for p in params))
+        if xp is np and not norm > max_norm:
+            return norm
+        scale = xp.fmin(max_norm / norm, 1)  # of 1 and NaN (0 / 0, or from a gradient) the smaller is 1
         for p in params:
-            p.grad = p.grad * (max_norm / norm)
+            p.grad = p.grad * scale.astype(p.grad.dtype)
     return norm
 
 

@@ -80,3 +80,19 @@ def clock(seconds):
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def counted(items, total, what, describe, plain=False):
+    """The items, with a bar on a terminal and plain lines elsewhere; `describe` says how things stand."""
+    plain = plain or not sys.stderr.isatty()
+    began = spoke = time.perf_counter()
+    with tqdm(total=total, unit=what, leave=False, dynamic_ncols=True, disable=plain) as bar:
+        for done, item in enumerate(items):
+            now = time.perf_counter()
+            if plain and now - spoke > QUIET:
+                spoke = now
+                left = clock((now - began) / max(done, 1) * (total - done))
+                print(f"{what} {done}/{total}: {describe()}, ETA {left}", flush=True)
+            yield item
+            bar.set_postfix_str(describe(), refresh=False)
+            bar.update()

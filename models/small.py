@@ -8,8 +8,10 @@ what they saw, so without one the network can count features but not relate them
 from __future__ import annotations
 
 from minnl import nn
-from minnl.checks import choice, count
+from minnl.checks import choice, count, pair
 from models import blocks
+
+CHANNELS = {"res2": 32, "res3": 64}
 
 
 class Small(nn.Module):
@@ -32,35 +34,43 @@ class Small(nn.Module):
     classes, in_channels : int
     non_local : None, "gaussian", "embedded", "dot" or "concat"
         The instantiation of the non-local blocks; None for the twin without.
-    place : "res2" or "res3"
-        The stage that they go into.
+    place : "res2", "res3", or dict of stage to indices of residual blocks
+        The stage that they go into; or the residual blocks that one each follows.
     number : int
-        How many: behind the last residual block of res2; before the last one of res3, since behind it nothing but the
-        mean is left, which a gathered sum passes through unchanged.
+        How many go into a stage, the last where there is room: behind every residual block of res2; in res3 behind all
+        but the last one, since behind that nothing but the mean is left, which a gathered sum passes through unchanged.
     subsample, scale, axes
         Of nn.NonLocalBlock.
     dropout : float
         Before the classifier.
+    residuals : (int, int)
+        Residual blocks of res2 and of res3.
+    inflate : bool
+        I3D in little: three taps along time in the first convolution of every residual block of res2 and every other
+        one of res3.
     """
 
     def __init__(
         self, classes=3, in_channels=1, non_local=None, place="res2", number=1, subsample="before", scale=True,
-        axes="spacetime", dropout=0.0,
+        axes="spacetime", dropout=0.0, residuals=(1, 2), inflate=False,
     ):  # fmt: skip
         super().__init__()
         classes, in_channels = count("Small", "classes", classes), count("Small", "in_channels", in_channels)
-        stages = {
-            "res2": [blocks.basic(16, 32, gamma=1.0)],
-            "res3": [blocks.basic(32, 64, (1, 2, 2), gamma=1.0), blocks.basic(64, 64, gamma=1.0)],
-        }
-        room = {"res2": 1, "res3": 1}[choice("Small", "place", place, tuple(stages))]
-        number = count("Small", "number", number)
-        if number > room:
-            raise ValueError(f"Small: {place} has room for {room} non-local block, asked for {number}")
+        lengths = dict(zip(CHANNELS, pair("Small", "residuals", residuals), strict=True))
+        choice("Small", "inflate", inflate, (True, False))
+        channels, stages = 16, {}
+        for name, length in lengths.items():
+            stages[name] = []
+            for i in range(length):
+                stride = (1, 2, 2) if name == "res3" and i == 0 else (1, 1, 1)
+                frames = 3 if inflate and (name == "res2" or i % 2 == 0) else 1
+                stages[name].append(blocks.basic(channels, CHANNELS[name], stride, frames, gamma=1.0))
+                channels = CHANNELS[name]
         inserted = {name: {} for name in stages}
-        if non_local is not None:
-            channels = {"res2": 32, "res3": 64}[place]
-            inserted[place] = {0: nn.NonLocalBlock(channels, None, non_local, subsample, scale, axes, std=None)}
+        for name, indices in _places(place, number, lengths).items():
+            if non_local is not None:
+                options = (None, non_local, subsample, scale, axes)
+                inserted[name] = {i: nn.NonLocalBlock(CHANNELS[name], *options, std=None) for i in indices}
 
         self.stem = blocks.ConvNorm(in_channels, 16, (5, 7, 7), (2, 2, 2))
         self.pool = nn.MaxPool3d((1, 2, 2))
@@ -72,3 +82,23 @@ class Small(nn.Module):
 
     def forward(self, x):
         return self.head(self.res3(self.res2(self.pool(self.stem(x)))))
+
+
+def _places(place, number, lengths):
+    """Stage -> indices of the residual blocks that a non-local block follows; `lengths` are those of the stages."""
+    if not isinstance(place, dict):
+        choice("Small", "place", place, tuple(lengths))
+        number = count("Small", "number", number)
+        room = lengths[place] - (place == "res3")
+        if number > room:
+            raise ValueError(
+                f"Small: {place} has room for {room} non-local block{'s' * (room != 1)}, asked for {number}"
+            )
+        return {place: range(room - number, room)}
+    for name, indices in place.items():
+        choice("Small", "stage of place", name, tuple(lengths))
+        if len(set(indices)) != len(indices) or not set(indices) <= set(range(lengths[name])):
+            raise ValueError(
+                f"Small: place[{name!r}] must be different indices from 0 to {lengths[name] - 1}, got {indices!r}"
+            )
+    return place

@@ -5,6 +5,7 @@ NumPy's textbook body is the judge of everything: of CuPy running the same body,
 
 from __future__ import annotations
 
+import contextlib
 from unittest import mock
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import settings
 
 import minnl
 from minnl import Tensor, backend, kernels
+from minnl.kernels.cuda import source
 from minnl.kernels.cuda.kernel import GpuKernel
 
 try:
@@ -74,6 +76,44 @@ def same_bits(fn, inputs, dtype="float32"):
     assert first == second
 
 
+class Peak:
+    """``with Peak() as peak``: the most bytes that arrays made in there took at once, `peak.bytes`."""
+
+    def __enter__(self):
+        cuda, taken, peak = backend.load_cupy().cuda, {}, self
+
+        class Hook(cuda.MemoryHook):
+            def malloc_postprocess(self, device_id, size, mem_size, mem_ptr, pmem_id):
+                taken[pmem_id] = size
+                peak.bytes = max(peak.bytes, sum(taken.values()))
+
+            def free_postprocess(self, device_id, mem_size, mem_ptr, pmem_id):
+                taken.pop(pmem_id, None)
+
+        self.bytes, self.contexts = 0, contextlib.ExitStack()
+        self.contexts.enter_context(cuda.using_allocator(cuda.MemoryPool().malloc))
+        self.contexts.enter_context(Hook())
+        return self
+
+    def __exit__(self, *error):
+        self.contexts.close()
+
+
 def arrays(*shapes, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.normal(size=shape) for shape in shapes]
+
+
+def broken(monkeypatch, code, file, old, new):
+    """From now on kernels of the source `code` are compiled with `new` in the place of `old`, in one of its files."""
+    original = source.read
+
+    def mistaken(name):
+        text = original(name)
+        if name != file:
+            return text
+        assert text.count(old) == 1, f"{file} has changed: {old!r} is there {text.count(old)} times"
+        return text.replace(old, new)
+
+    monkeypatch.setattr(source, "read", mistaken)
+    monkeypatch.setattr(code, "compiled", {})

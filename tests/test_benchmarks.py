@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import minnl
-from benchmarks import c2d, cases, memory, ops, report
+from benchmarks import cases, memory, ops, places, published, report
 from benchmarks.contest import BACKWARD, FORWARD, Contender, Contest
 from benchmarks.measure import Result, measure
 from minnl.study import bill
@@ -68,6 +69,26 @@ def test_an_unknown_case_is_answered_with_the_known(tmp_path):
     assert "no case contains 'conv7d'" in done.stderr and "nl_small, clips 32x16x24x24x1, training step" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--device", "gpu"), "python -m benchmarks --device gpu: device: CuPy cannot be imported .* pip install"),
+        (("--device", "tpu"), """--device tpu: device: expected "cpu", "gpu" or "gpu:N", got 'tpu'"""),
+        (("--tf32",), "--tf32 is a way to multiply on a GPU; add --device gpu"),
+    ],
+)
+def test_a_device_that_is_not_there(tmp_path, options, words):
+    done = run(tmp_path, "import sys; sys.modules['cupy'] = None", *options)
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.search(words, done.stderr), done.stderr
+
+
+def test_what_is_aimed_at_is_meant_for_a_cpu():
+    results = [result(minnl=[1.0], torch=[4.0])]
+    assert "mean 0.8" in report.summary(results, {"torch": "2", "device": "cpu"})
+    assert "mean" not in report.summary(results, {"torch": "2", "device": "gpu"}).splitlines()[-1]
+
+
 def test_every_case_has_a_name_of_its_own_and_a_group():
     every = cases.every()
     titles = [contest.title for contest in every]
@@ -102,7 +123,7 @@ def test_the_summary_takes_geometric_means_by_group_and_work():
         result("inference", minnl=[1.0], torch=[3.0], work="inference"),
         result("training steps", minnl=[1.0], torch=[1.5], work="training step"),
     ]
-    lines = report.summary(results, {"torch": "2"}).splitlines()
+    lines = report.summary(results, {"torch": "2", "device": "cpu"}).splitlines()
     assert lines[-3:] == [
         "| pooling | 0.50 | 0.50 (a) | 6.00 | 4.00 (a) | mean 0.8 |",
         "| inference | 3.00 | 3.00 (a) |  |  |  |",
@@ -127,7 +148,8 @@ def test_many_groups_are_drawn_in_two_columns(tmp_path):
     ]
     columns = report.balanced(report.grouped(results))
     assert [[name for name, _ in column] for column in columns] == [["0", "1"], ["2", "3", "4"]]
-    report.draw(tmp_path / "x.png", {"torch": "2", "kernels": "fast", "threads": 1}, results)
+    about = {"torch": "2", "device": "cpu", "kernels": "fast", "threads": 1}
+    report.draw(tmp_path / "x.png", about, results)
     assert (tmp_path / "x.png").stat().st_size > 0
 
 
@@ -140,7 +162,7 @@ def test_contenders_take_turns():
 
 
 def numbers(*arrays):
-    return lambda: Contender(lambda: arrays, lambda found: [np.array(a, np.float32) for a in found])
+    return lambda place: Contender(lambda: arrays, lambda found: [np.array(a, np.float32) for a in found])
 
 
 def test_different_results_are_not_compared():
@@ -175,7 +197,7 @@ def test_operations_and_their_twins_agree(operation):
 
 def test_the_first_layers_input_wants_no_gradient():
     forward, backward = ops.conv((1, 2, 4, 4, 3), (1, 3, 3, 3, 4), first=True).contests("x", "")
-    assert len(backward.ways["minnl"]().call()) == 2, "the result, and the gradient of the weight"
+    assert len(backward.ways["minnl"](places.CPU).call()) == 2, "the result, and the gradient of the weight"
 
 
 def test_the_twin_of_a_block_agrees():
@@ -188,8 +210,8 @@ def test_the_twin_of_a_block_agrees():
 
 def test_c2d_is_the_network_of_the_paper():
     """24,327,632 parameters without non-local blocks, 7,358,464 in five of them; 27.4 G multiply-adds at 224 x 224."""
-    assert sum(p.size for p in c2d.build(400).parameters()) == 24_327_632 + 7_358_464
-    net = c2d.build(400)
+    assert sum(p.size for p in published.build().parameters()) == 24_327_632 + 7_358_464
+    net = published.build()
     plan = bill.plan(net, (1, 8, 224, 224, 3))
     shapes = {row.path: row.shape for row in plan.rows}
     assert shapes["pool2"][1:] == (4, 56, 56, 256) and shapes["res5.res2.branch.c.norm"][1:] == (4, 7, 7, 2048)
@@ -210,7 +232,7 @@ import numpy as np
 from benchmarks import cases, memory
 from benchmarks.contest import Contender, Contest
 
-def make():
+def make(place):
     np.ones(40_000_000)
     held = np.ones(12_500_000)
     return Contender(lambda: held + 1, list)

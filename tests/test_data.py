@@ -2,11 +2,12 @@
 
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
 
-from minnl.data import ArrayClips, VideoCSV, VideoError, VideoFolder, open_dataset, scan_video, transforms
+from minnl.data import ArrayClips, VideoCSV, VideoError, VideoFolder, Views, open_dataset, scan_video, transforms
 from tests.videos import SHARED, numbered, write_video
 
 
@@ -81,17 +82,13 @@ def test_differences_have_as_many_frames(lossless):
 
 def test_views_cover_the_video_in_time_and_space(lossless):
     data = VideoFolder(lossless, frames=4, stride=2, size=16, short_side=(20, 30))
-    views, label = data.views(0, clips=10, crops=3)
-    assert (views.shape, views.dtype, label) == ((30, 4, 20, 20, 3), np.float32, 0)
+    views = np.stack(Views(data, 0, clips=10, crops=3))
+    assert (views.shape, views.dtype) == ((30, 4, 20, 20, 3), np.float32)
     first = (np.round(views[::3, 0, 0, 0, 0] * 57.375 + 114.75) / 5).tolist()
     assert first == list(range(0, 20, 2))
-    assert data.views(0, clips=2, crops=1)[0].shape == (2, 4, 16, 16, 3)
     squashed = VideoFolder(lossless, frames=4, size=16, resize="squash")
-    assert squashed.views(0, clips=2, crops=1)[0].shape == (2, 4, 16, 16, 3)
-    with pytest.raises(ValueError, match="squash"):
-        squashed.views(0)
-    with pytest.raises(ValueError, match="crops must be one of 1, 3"):
-        data.views(0, crops=2)
+    for dataset in (data, squashed):
+        assert [view.shape for view in Views(dataset, 0, clips=2, crops=1)] == [(4, 16, 16, 3)] * 2
 
 
 def test_a_bad_file_is_refused_each_time_and_scanned_once(lossless, monkeypatch):
@@ -117,10 +114,13 @@ def test_a_bad_file_is_refused_each_time_and_scanned_once(lossless, monkeypatch)
         ({"size": 16, "short_side": (20, 18)}, "short_side"),
         ({"resize": "squash", "short_side": 112}, "short_side is for resize='crop'"),
         ({"cache_bytes": -1}, "cache_bytes"),
+        ({"mean": (1, 2)}, "mean must be one number, or 3, one for each channel; got (1, 2)"),
+        ({"deviation": 0}, "deviation must be 1e-06 or more, got 0"),
+        ({"mean": "grey"}, "mean must be a number, got str"),
     ],
 )
 def test_wrong_options_are_refused(lossless, options, message):
-    with pytest.raises((ValueError, TypeError), match=message.replace("(", r"\(")):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         VideoFolder(lossless, **options)
 
 
@@ -334,6 +334,15 @@ def test_open_dataset_says_what_it_wants(tmp_path):
         open_dataset(tmp_path / "a.npz", train=True)
 
 
+def test_values_are_scaled_by_mean_and_deviation_of_each_channel(lossless):
+    options = {"frames": 2, "size": (32, 48)}
+    pixels = VideoFolder(lossless, "val", mean=0, deviation=1, **options).clip(0, None)[0]
+    mean, deviation = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    scaled = VideoFolder(lossless, "val", mean=mean, deviation=deviation, **options).clip(0, None)[0]
+    assert scaled.dtype == np.float32 and pixels.max() > 10
+    np.testing.assert_allclose(scaled, (pixels - np.array(mean)) / np.array(deviation), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("differences", [False, True])
 def test_a_whole_video_is_one_clip(tmp_path, differences):
     video = np.arange(20, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4, 3), np.float32)
@@ -343,7 +352,5 @@ def test_a_whole_video_is_one_clip(tmp_path, differences):
     clip, _ = data.clip(0, np.random.default_rng(0))
     seen = transforms.spread_indices(20, 4 + differences).astype(np.float32)
     assert clip[:, 0, 0, 0].tolist() == (np.diff(seen) if differences else seen).tolist()
-    assert np.array_equal(data.views(0, clips=1, crops=1)[0][0], clip)
-    with pytest.raises(ValueError, match='views: stride="whole" makes one clip of a video, asked for clips=10'):
-        data.views(0, clips=10, crops=1)
+    assert np.array_equal(Views(data, 0, clips=1, crops=1)[0], clip)
     assert ArrayClips(tmp_path / "train.npz", stride="whole").shape == (20, 4, 4, 3)

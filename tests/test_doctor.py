@@ -19,6 +19,7 @@ def machine(monkeypatch):
     def pretend(wheels, cuda):
         monkeypatch.setattr(backend, "installed_cupy", lambda: list(wheels))
         monkeypatch.setattr(doctor, "cuda_of_driver", lambda: cuda)
+        monkeypatch.setattr(doctor, "cuda_of_cupy", lambda: None)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     return pretend
@@ -157,6 +158,28 @@ def test_a_driver_is_asked_for_its_cuda(monkeypatch):
     assert doctor.cuda_of_driver() == (12, 8)
     monkeypatch.setattr(doctor, "LIBCUDA", ())
     assert doctor.cuda_of_driver() is None
+
+
+def test_a_driver_that_only_cupy_finds(machine, capsys, monkeypatch):
+    found = doctor.cuda_of_cupy
+    machine(["cupy-cuda13x"], None)
+    monkeypatch.setattr(doctor, "cuda_of_cupy", found)
+    with strict_cupy.installed() as cupy:
+        assert doctor.main() == 0
+        out = capsys.readouterr().out
+        assert "for CUDA 13.0 and older" in out and "gpu:0" in out and "nothing is wrong" in out
+        cupy.cuda.runtime.driverGetVersion = lambda: 0
+        doctor.main()
+        assert "no NVIDIA driver" in capsys.readouterr().out
+
+
+def test_a_gpu_that_computes_wrong(machine, capsys):
+    machine(["cupy-cuda13x"], (13, 0))
+    with strict_cupy.installed() as cupy:
+        right = cupy.arange
+        cupy.arange = lambda n: right(n) + 1
+        doctor.main()
+    assert "wrong: the GPU computes wrong" in capsys.readouterr().out
 
 
 def test_nvidia_smi_says_the_version_of_the_driver(tmp_path, monkeypatch):

@@ -34,6 +34,15 @@ __global__ void rows(const T* x, index_t n, T* sum, T* largest) {
     }
 }
 
+template <typename T>
+struct Pair {
+    T* to;
+    double value;
+};
+
+template <typename T>
+__global__ void paired(const Pair<T> pair, index_t times) { pair.to[0] = T(pair.value * times); }
+
 __global__ void narrow(int n) {}
 """
 FLOATS = (np.float32, np.float64)
@@ -48,7 +57,7 @@ def xp():
 @pytest.fixture
 def code(tmp_path):
     (tmp_path / "test.cu").write_text(CODE)
-    return Source(tmp_path / "test.cu", "passed<T, 3>", "rows<T>")
+    return Source(tmp_path / "test.cu", "passed<T, 3>", "rows<T>", "paired<T>")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -73,6 +82,16 @@ def test_arguments_that_no_kernel_can_read(xp, code, place, value, error, words)
     given[place : place + 1] = [made[value] if isinstance(value, str) else value]
     with pytest.raises(error, match=words):
         code.launch("passed<T, 3>", np.dtype(np.float32), 1, 32, *given)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_struct_is_passed_by_value(xp, code, dtype):
+    y = xp.zeros(1, dtype=dtype)
+    pair = np.array((y.data.ptr, 1.5), [("to", np.uintp), ("value", np.float64)])[()]
+    code.launch("paired<T>", y.dtype, 1, 32, pair, 3)
+    assert y.get() == 4.5
+    with pytest.raises(TypeError, match=r"pair is tuple, a NumPy record for Pair<T> expected"):
+        code.launch("paired<T>", y.dtype, 1, 32, (y.data.ptr, 1.5), 3)
 
 
 def test_parameters_are_read():

@@ -143,12 +143,12 @@ def test_memory_is_flat_over_100_steps_without_the_collector(no_collector):
     step(x, weight)
     tracemalloc.start()
     try:
-        bytes_before, objects_before = run(100)  # the interpreter fills its lists of free tuples
+        bytes_before, objects_before = run(200)  # the interpreter fills its lists of free tuples
         bytes_after, objects_after = run(100)
     finally:
         tracemalloc.stop()
     assert objects_after - objects_before < 50
-    assert bytes_after - bytes_before < 20_000  # one step keeps a hundred times that
+    assert bytes_after - bytes_before < 5_000  # one step keeps hundreds of times that
 
 
 def test_a_forgotten_backward_leaks_nothing(no_collector):

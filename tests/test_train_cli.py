@@ -1,5 +1,6 @@
 """train.py from the command line: train, stop, resume, evaluate, predict, plan; and one clear line for wrong input."""
 
+import argparse
 import functools
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 import minnl
 import train
 from minnl import checkpoint, data
+from models import options
 from tests.videos import SHARED, numbered, write_video
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -168,11 +170,11 @@ def test_the_page_tells_of_every_option_and_no_other():
     told = set(re.findall(r"(?m)^\| `(--[a-z-]+)` \|", text))
     with pytest.MonkeyPatch.context() as patch:
         seen = []
-        patch.setattr(train.argparse.ArgumentParser, "parse_args", lambda parser, _: seen.append(parser) or 1 / 0)
+        patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, _: seen.append(parser) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train.arguments([])
-    options = {name for action in seen[0]._actions for name in action.option_strings if name.startswith("--")}
-    assert told == options - {"--help"}
+            options.arguments([], "")
+    every = {name for action in seen[0]._actions for name in action.option_strings if name.startswith("--")}
+    assert told == every - {"--help"}
 
 
 @pytest.fixture
@@ -293,3 +295,29 @@ def test_odd_and_broken_videos_do_not_stop_a_run(run, tmp_path):
         assert run("--evaluate", "runs/containers")[0] == 0
     status, _, error = run("--data", str(listing), *options, "--name", "containers-strict", "--on-error", "error")
     assert status == 1 and re.search("(corrupted|derived_).*: ", error)
+
+
+def test_a_new_run_may_start_with_trained_weights(run, runs):
+    (runs / "three").mkdir(exist_ok=True)
+    write_arrays(runs / "three", ("a", "b", "c"), train_clips=12)
+    options = ("--data", "three", *ARRAYS[2:], *SMALL[2:], "--epochs", "1", "--lr", "0", "--weight-decay", "0")
+    status, out, err = run(*options, "--start", "runs/done", "--name", "started")
+    assert status == 0, err
+    assert "weights from runs/done/best.safetensors; fresh are head.classify.weight, head.classify.bias" in out
+    before, after = (
+        checkpoint.load(f"runs/{name}/best.safetensors")[0] for name in ("done", "started")
+    )  # a rate of 0 leaves all but running statistics as they began
+    for name, array in after.items():
+        if name.startswith("model/") and "running" not in name:
+            assert np.array_equal(array, before[name]) != name.startswith("model/head.classify"), name
+
+
+def test_weights_without_a_run_are_no_run_to_go_on_with(run, runs):
+    arrays, meta = checkpoint.load(runs / "runs/done/best.safetensors")
+    weights = {name: array for name, array in arrays.items() if name.startswith("model/")}
+    checkpoint.save(runs / "weights.safetensors", weights, {"config": meta["config"]})
+    status, _, err = run("--resume", "weights.safetensors")
+    assert status == 1
+    assert "weights.safetensors holds weights, but no run to go on with; --start begins one with them" in err
+    status, _, err = run("--resume", "runs/done", "--start", "weights.safetensors")
+    assert status == 2 and "--start is for a new run" in err

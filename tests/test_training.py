@@ -144,6 +144,13 @@ def test_a_limit_that_is_reached_already_takes_no_step(tmp_path):
     assert not trainer.fit(max_steps=4) and trainer.step == 4
 
 
+def test_a_trainer_that_stopped_goes_on_with_the_next_batch(whole, tmp_path):
+    trainer = make(tmp_path)
+    assert not trainer.fit(max_steps=2) and not trainer.fit(max_steps=4)
+    assert trainer.fit()
+    assert saved(tmp_path) == saved(whole)
+
+
 def test_what_the_log_holds(whole):
     records = log(whole)
     epochs = [r for r in records if r["kind"] == "epoch"]
@@ -306,7 +313,7 @@ def test_a_disk_that_fills_leaves_the_old_checkpoint(tmp_path):
     trainer.fit(max_steps=2)
     files = sorted(os.listdir(tmp_path))
     with files_no_larger_than(2000), pytest.raises(ValueError, match="last.safetensors: not saved, what was there"):
-        trainer.fit(max_steps=5)
+        trainer.fit(max_steps=3)
     assert sorted(os.listdir(tmp_path)) == files, "half a file is left"
     assert saved(tmp_path)[1]["step"] == 2
 

@@ -103,6 +103,8 @@ def test_three_crops_of_the_paper():
     columns = np.broadcast_to(np.arange(340)[:, None], (1, 256, 340, 1))
     assert [crop[0, 0, 0, 0] for crop in transforms.three_crops(columns)] == [0, 42, 84]
     assert all(crop.shape == (1, 256, 256, 1) for crop in transforms.three_crops(columns))
+    odd = np.broadcast_to(np.arange(341)[:, None], (1, 256, 341, 1))
+    assert [crop[0, 0, 0, 0] for crop in transforms.three_crops(odd)] == [0, 42, 84], "rounded down"
     rows = np.swapaxes(columns, 1, 2)
     assert [crop[0, 0, 0, 0] for crop in transforms.three_crops(rows)] == [0, 42, 84]
 
@@ -128,6 +130,10 @@ def test_flip_differences_and_normalize():
     values = transforms.normalize(frames)
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, (frames.astype(float) - 114.75) / 57.375, rtol=1e-6)
+    mean, deviation = np.float32([10, 20, 30]), np.float32([1, 2, 4])
+    other = transforms.normalize(frames, mean, deviation)
+    assert other.dtype == np.float32
+    np.testing.assert_array_equal(other[..., 2], (frames[..., 2] - np.float32(30)) / 4)
     np.testing.assert_array_equal(transforms.differences(values), values[1:] - values[:-1])
     with pytest.raises(TypeError, match="uint8"):
         transforms.differences(frames)

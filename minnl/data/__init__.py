@@ -12,8 +12,8 @@ A dataset is any object with
 ``dataset.name(i)``         what to call video i in reports
 ==========================  ==========================================================================
 
-`VideoFolder`, `VideoCSV`, `ArrayClips` and `RelationClips` are such; `Loader` makes batches of any. User's page:
-docs/data.md.
+`VideoFolder`, `VideoCSV`, `ArrayClips` and `RelationClips` are such; `Loader` makes batches of any. `Views` takes many
+clips of one video. User's page: docs/data.md.
 """
 
 import os
@@ -25,6 +25,7 @@ from minnl.data.files import VideoCSV, VideoFolder, one_video
 from minnl.data.loader import Loader
 from minnl.data.synthetic import RelationClips
 from minnl.data.video import VideoError, VideoInfo, read_video, scan_video
+from minnl.data.views import Views
 
 __all__ = [
     "ArrayClips",
@@ -35,6 +36,7 @@ __all__ = [
     "VideoError",
     "VideoFolder",
     "VideoInfo",
+    "Views",
     "one_video",
     "open_dataset",
     "read_video",

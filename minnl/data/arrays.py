@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from minnl import checks
+from minnl.data import transforms
 from minnl.data.clips import ClipDataset, numbered_classes
 
 
@@ -34,7 +35,7 @@ class ArrayClips(ClipDataset):
     classes : sequence of str, optional
         The classes, where another set decides on them (the training set's `classes`, for a validation set). By default
         those stored.
-    short_side, resize, train, flip, differences
+    short_side, resize, train, flip, differences, mean, deviation
         As in `ClipDataset`.
 
     Raises
@@ -57,6 +58,8 @@ class ArrayClips(ClipDataset):
         train=False,
         flip=True,
         differences=False,
+        mean=transforms.MEAN,
+        deviation=transforms.DEVIATION,
     ):
         self.path = os.fspath(path)
         stored = _load(self.path, ("clips", "labels"))
@@ -94,6 +97,8 @@ class ArrayClips(ClipDataset):
             flip=flip,
             differences=differences,
             channels=shape[4],
+            mean=mean,
+            deviation=deviation,
         )
 
     def name(self, index):
@@ -102,7 +107,7 @@ class ArrayClips(ClipDataset):
     def _length(self, index):
         return self.clips.shape[1]
 
-    def _read(self, index, positions):
+    def _read(self, index, positions, keep=True):
         video = np.asarray(self.clips[index])[positions]
         if video.dtype == np.float32 and not np.isfinite(video).all():
             raise ValueError(f"ArrayClips: {self.name(index)} holds NaN or infinity")

@@ -44,6 +44,8 @@ class ClipDataset:
         Mirror half of the clips, for training. Off where left and right make the class.
     differences : bool
         Give each frame less the one before (one more frame is taken, so a clip still has `frames`).
+    mean, deviation : float or sequence of float
+        uint8 values v become ``(v - mean) / deviation``: one number, or one for each channel.
 
     Attributes
     ----------
@@ -59,8 +61,9 @@ class ClipDataset:
     """
 
     def __init__(
-        self, classes, labels, *, frames, stride, size, short_side, resize, train, flip, differences, channels=3
-    ):
+        self, classes, labels, *, frames, stride, size, short_side, resize, train, flip, differences, channels=3,
+        mean=transforms.MEAN, deviation=transforms.DEVIATION,
+    ):  # fmt: skip
         where = type(self).__name__
         self.classes = tuple(classes)
         self.labels = list(labels)
@@ -78,6 +81,7 @@ class ClipDataset:
             )
         self.train, self.flip, self.differences = bool(train), bool(flip), bool(differences)
         self.shape = (self.frames, *self.size, channels)
+        self.normalization = _each(where, "mean", mean, channels), _each(where, "deviation", deviation, channels, 1e-6)
 
     def __len__(self):
         return len(self.labels)
@@ -108,55 +112,32 @@ class ClipDataset:
             short = int(rng.integers(low, high, endpoint=True)) if self.train else low
         video = self._scaled(self._read(index, positions), short)
         if not self.train:
-            return self._finished(transforms.center_crop(video, self.size)), self.labels[index]
+            return self.finished(transforms.center_crop(video, self.size)), self.labels[index]
         video = transforms.random_crop(video, self.size, rng)
         if self.flip and rng.random() < 0.5:
             video = transforms.horizontal_flip(video)
-        return self._finished(video), self.labels[index]
+        return self.finished(video), self.labels[index]
 
-    def views(self, index, clips=10, crops=3):
-        """Several clips of one video, whose predictions are to be averaged.
-
-        Clips start evenly over the whole video. With three crops each is cut into squares that cover it along its
-        longer side, as high as the scaled frame: larger than `size`, so the network has to take any size. With one,
-        it is the middle of shape `size`.
-
-        Parameters
-        ----------
-        index : int
-        clips : int
-        crops : 1 or 3
+    def even_clips(self, index, clips):
+        """The frames of clips that start evenly over video `index`, for `data.Views`: scaled as for evaluation.
 
         Returns
         -------
-        views : float32 ndarray of shape (clips * crops, T, H, W, C)
-            Crops of one clip lie together.
-        label : int
-
-        Raises
-        ------
-        ValueError
-            As `clip`; and for three crops of squashed frames, which hold everything already.
+        frames : ndarray of shape (F, H, W, C)
+            Each frame that some clip has, once, in the order of the video.
+        rows : int64 ndarray of shape (clips, T)
+            Which of them make each clip.
         """
-        checks.choice("views", "crops", crops, (1, 3))
-        if crops == 3 and self.resize == "squash":
-            raise ValueError("views: crops=3 needs resize='crop'; squashed frames are whole, use crops=1")
-        if self.stride == "whole" and clips != 1:
-            raise ValueError(f'views: stride="whole" makes one clip of a video, asked for clips={clips}')
         length = self._length(index)
-        starts = transforms.even_starts(length, clips)
-        positions = (
-            [transforms.spread_indices(length, self._taken)]
-            if self.stride == "whole"
-            else [transforms.clip_indices(length, self._taken, self.stride, start) for start in starts]
-        )
-        video = self._read(index, np.concatenate(positions))
-        video = self._scaled(video, None if self.short_side is None else self.short_side[0])
-        views = []
-        for part in np.split(video, clips):
-            cuts = transforms.three_crops(part) if crops == 3 else [transforms.center_crop(part, self.size)]
-            views += [self._finished(cut) for cut in cuts]
-        return np.stack(views), self.labels[index]
+        if self.stride == "whole":
+            positions = transforms.spread_indices(length, self._taken)[None]
+        else:
+            starts = transforms.even_starts(length, clips)
+            positions = np.stack([transforms.clip_indices(length, self._taken, self.stride, s) for s in starts])
+        needed, rows = np.unique(positions, return_inverse=True)
+        frames = self._read(index, needed, keep=False)
+        frames = self._scaled(frames, None if self.short_side is None else self.short_side[0])
+        return frames, rows.reshape(positions.shape)
 
     def _positions(self, length, rng):
         """Positions of the frames of a clip in a video of `length` frames."""
@@ -184,8 +165,9 @@ class ClipDataset:
     def _scaled(self, video, short_side):
         return transforms.resize(video, self._scaled_size(*video.shape[1:3], short_side))
 
-    def _finished(self, video):
-        video = transforms.normalize(video) if video.dtype == np.uint8 else video
+    def finished(self, video):
+        """Cut frames as the network gets them: normalized, and differences taken if that is asked for."""
+        video = transforms.normalize(video, *self.normalization) if video.dtype == np.uint8 else video
         video = transforms.differences(video) if self.differences else video
         return np.ascontiguousarray(video)
 
@@ -197,9 +179,20 @@ class ClipDataset:
         """Frames in video `index`."""
         raise NotImplementedError
 
-    def _read(self, index, positions):
-        """Frames at `positions`: uint8 or float32 of shape (len(positions), H, W, C)."""
+    def _read(self, index, positions, keep=True):
+        """Frames at `positions`: uint8 or float32 of shape (len(positions), H, W, C).
+
+        `keep` tells that the video will be asked for again, so that it may be worth the memory to have it at hand.
+        """
         raise NotImplementedError
+
+
+def _each(where, name, value, channels, low=None):
+    """Numbers for all channels, or one for each, as a float32 array that broadcasts."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(values) not in (1, channels):
+        raise ValueError(f"{where}: {name} must be one number, or {channels}, one for each channel; got {value!r}")
+    return np.array([checks.number(where, name, v, low) for v in values], np.float32)
 
 
 def numbered_classes(where, largest):

@@ -5,6 +5,7 @@ import os
 import threading
 
 from minnl import checks
+from minnl.data import transforms
 from minnl.data.clips import ClipDataset, numbered_classes
 from minnl.data.video import VideoError, read_video, scan_video
 
@@ -22,7 +23,7 @@ class VideoFiles(ClipDataset):
     paths : sequence of str
     labels : sequence of int
     classes : sequence of str
-    frames, stride, size, short_side, resize, train, flip, differences
+    frames, stride, size, short_side, resize, train, flip, differences, mean, deviation
         As in `ClipDataset`.
     rate : float, optional
         Read every video at this many frames a second. By default each at its own.
@@ -52,6 +53,8 @@ class VideoFiles(ClipDataset):
         differences=False,
         rate=None,
         cache_bytes=2**30,
+        mean=transforms.MEAN,
+        deviation=transforms.DEVIATION,
     ):
         super().__init__(
             classes,
@@ -64,6 +67,8 @@ class VideoFiles(ClipDataset):
             train=train,
             flip=flip,
             differences=differences,
+            mean=mean,
+            deviation=deviation,
         )
         self.paths = list(paths)
         if rate is not None and not rate > 0:
@@ -89,7 +94,7 @@ class VideoFiles(ClipDataset):
             raise VideoError(self.paths[index], self._known[index])
         return self._known[index]
 
-    def _read(self, index, positions):
+    def _read(self, index, positions, keep=True):
         video = self._cache.get(index)
         if video is not None:
             return video[positions]
@@ -97,7 +102,7 @@ class VideoFiles(ClipDataset):
         size = self._stored_size(info)
         whole = info.slots(self.rate) * size[0] * size[1] * 3
         with self._lock:
-            fits = index not in self._cache and whole <= self._room
+            fits = keep and index not in self._cache and whole <= self._room
             self._room -= whole if fits else 0
         if not fits:
             return read_video(self.paths[index], positions, size, self.rate, info)
@@ -115,8 +120,8 @@ class VideoFiles(ClipDataset):
 
     def _stored_size(self, info):
         """Size to decode to: the largest that clips are made from, or that of the file where it is smaller."""
-        high = None if self.short_side is None else self.short_side[1]
-        height, width = self._scaled_size(info.height, info.width, high)
+        short = None if self.short_side is None else self.short_side[1 if self.train else 0]
+        height, width = self._scaled_size(info.height, info.width, short)
         if self.resize == "squash":
             return min(height, info.height), min(width, info.width)
         return (height, width) if height < info.height else (info.height, info.width)

@@ -196,6 +196,6 @@ def differences(frames):
     return frames[1:] - frames[:-1]
 
 
-def normalize(frames):
-    """``(v - 114.75) / 57.375`` as float32, for v on the scale of 0 to 255."""
-    return (frames.astype(np.float32) - MEAN) / DEVIATION
+def normalize(frames, mean=MEAN, deviation=DEVIATION):
+    """``(v - mean) / deviation`` as float32, for v from 0 to 255; these two are numbers, or float32, one a channel."""
+    return (frames.astype(np.float32) - mean) / deviation

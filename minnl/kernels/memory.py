@@ -53,6 +53,12 @@ class Pool:
                 blocks.pop(0)
                 self.held -= other
 
+    def clear(self):
+        """Give all free blocks back to the system."""
+        with self.lock:
+            self.free.clear()
+            self.held = 0
+
     def give(self, block, size):
         with self.lock:
             self.used -= size

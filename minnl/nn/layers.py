@@ -78,8 +78,11 @@ class Affine(Module):
         self.weight = Parameter(np.ones(channels, np.float32), requires_grad=False, decay=False)
         self.bias = Parameter(np.zeros(channels, np.float32), requires_grad=False, decay=False)
 
-    def forward(self, x):
-        return F.affine(x, self.weight, self.bias)
+    def forward(self, x, relu=False, residual=None):
+        """relu(affine(x) + residual), each of the two only if asked for, as of BatchNorm3d."""
+        y = F.affine(x, self.weight, self.bias)
+        y = y if residual is None else y + residual
+        return F.relu(y) if relu else y
 
 
 class Linear(Module):

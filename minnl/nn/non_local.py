@@ -70,7 +70,7 @@ class NonLocalBlock(Module):
         theta, phi, g = self.embed(x)
         y = F.non_local(theta, phi, g, self.mode, self.scale, self.axes, weight=self.w_f)
         y = self.W_z(y)
-        return x + (y if self.norm is None else self.norm(y))
+        return x + y if self.norm is None else self.norm(y, residual=x)
 
     def embed(self, x):
         """theta, phi and g of x, subsampled."""

@@ -38,6 +38,7 @@ class Dropout(Op):
 
     def __init__(self, p, channels, seed):
         self.p, self.channels, self.seed = p, channels, seed
+        self.least = min(round(p * 2**32), 2**32 - 1)  # of 2**32 equally likely integers, the first that stays
 
     def mask_shape(self, x):
         return (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]) if self.channels else x.shape
@@ -45,7 +46,7 @@ class Dropout(Op):
     def forward(self, x):
         shape = self.mask_shape(x)
         bits = uniform_bits(self.xp, self.seed, math.prod(shape)).reshape(shape)
-        self.stays = bits >= self.xp.uint32(min(round(self.p * 2**32), 2**32 - 1))
+        self.stays = bits >= self.xp.uint32(self.least)
         return self.masked(x)
 
     def backward(self, gy):

@@ -154,7 +154,9 @@ def cross_entropy(x, labels, weight=None, ignore_index=-100, reduction="mean", l
             f"cross_entropy: label {labels[wrong][0]} is out of range, x has {x.shape[-1]} classes "
             f"(0 to {x.shape[-1] - 1}; ignore_index is {ignore_index})"
         )
-    labels, ignored = _moved(x, labels), _moved(x, ignored)
+    labels = _moved(x, labels)
+    with backend.on(x.device):
+        ignored = labels == ignore_index  # once more where x is: one array less to copy
     weight = _moved(x, _like("cross_entropy", "weight", weight, x, x.shape[-1:]))
     smoothing = number("cross_entropy", "label_smoothing", label_smoothing, 0, 1)
     reduction = choice("cross_entropy", "reduction", reduction, REDUCTIONS)

@@ -6,6 +6,7 @@ says what it would keep, and computes nothing. What nn.Recompute runs is listed 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ def plan(model, shape, optimizer_arrays=2):
     Parameters
     ----------
     model : nn.Module
-        Its parameters are not touched; its mode is put back.
+        On any device; its parameters are not touched, its mode is put back.
     shape : tuple
         (N, T, H, W, C) of a batch.
     optimizer_arrays : int
@@ -82,21 +83,22 @@ def plan(model, shape, optimizer_arrays=2):
     if len(shape) != 5 or min(shape) < 1:
         raise ValueError(f"plan: shape must be five sizes (N, T, H, W, C) of 1 or more, got {tuple(shape)}")
     parameters = model.parameters()
-    state = list(model.state_dict().values())
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     x = Tensor(hollow(tuple(shape), dtype), requires_grad=False)
     chance = random.get_state()  # dropout draws a seed all the same
     engine.state.plan, log = [], []
-    try:
-        with keeping_modes(model), debugging.module_paths():
-            model.train()(x)
-        log = engine.state.plan
-    finally:
-        engine.state.plan = None
-        random.set_state(chance)
-    trained = (1 + optimizer_arrays) * sum(p.data.nbytes for p in parameters if p.requires_grad)
-    fixed = sum(a.nbytes for a in state) + trained
-    rows = _rows(log, {id(root(a)) for a in [*state, x.data]}, {id(p.data) for p in parameters if p.requires_grad})
+    with _hollowed(model):
+        try:
+            with keeping_modes(model), debugging.module_paths():
+                model.train()(x)
+            log = engine.state.plan
+        finally:
+            engine.state.plan = None
+            random.set_state(chance)
+        state = list(model.state_dict().values())
+        trained = (1 + optimizer_arrays) * sum(p.data.nbytes for p in parameters if p.requires_grad)
+        fixed = sum(a.nbytes for a in state) + trained
+        rows = _rows(log, {id(root(a)) for a in [*state, x.data]}, {id(p.data) for p in parameters if p.requires_grad})
     return Bill(
         rows=rows,
         batch=shape[0],
@@ -105,6 +107,24 @@ def plan(model, shape, optimizer_arrays=2):
         forward_peak=fixed - trained + x.data.nbytes + _forward_peak(rows),
         peak=fixed + _peak(rows, x.data.nbytes),
     )
+
+
+@contextlib.contextmanager
+def _hollowed(model):
+    """Context in which parameters and buffers, wherever they are, stand as shapes on the host."""
+    data = [(p, p.data) for p in model.parameters()]
+    buffers = [(m, name, array) for _, m in model.modules() for name, array in m._buffers.items()]
+    try:
+        for p, array in data:
+            p.data = hollow(array.shape, array.dtype)
+        for m, name, array in buffers:
+            m._buffers[name] = hollow(array.shape, array.dtype)
+        yield
+    finally:
+        for p, array in data:
+            p.data = array
+        for m, name, array in buffers:
+            m._buffers[name] = array
 
 
 def root(array):

@@ -96,7 +96,8 @@ def _packages():
 
 
 def _gpu():
-    wheels, cuda = backend.installed_cupy(), cuda_of_driver()
+    wheels = backend.installed_cupy()
+    cuda = cuda_of_driver() or (cuda_of_cupy() if len(wheels) == 1 else None)
     names = [f"{w} {_version(w)}{' (a source build, or of conda)' * (w == 'cupy')}" for w in wheels]
     lines = [
         ("CuPy", ", ".join(names) or "not installed"),
@@ -159,10 +160,11 @@ def _devices(mend):
         free, total = cupy.cuda.Device(i).mem_info
         lines.append((f"gpu:{i}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"))
     try:
-        right = int((cupy.arange(4) * 2).sum()) == 12
-    except Exception as error:  # CuPy compiles at first use: here missing parts of CUDA show
+        x = cupy.arange(6).astype("float32").reshape(2, 3)
+        right = float((x @ x.T).sum()) == 83  # [[5, 14], [14, 50]]
+    except Exception as error:  # CuPy compiles, and loads cuBLAS, at first use: here missing parts of CUDA show
         return lines, [Problem(f"CuPy finds a GPU but cannot compute on it: {error}", mend)]
-    return lines, [] if right else [Problem("the GPU adds wrong", "look at its memory errors: nvidia-smi -q")]
+    return lines, [] if right else [Problem("the GPU computes wrong", "look at its memory errors: nvidia-smi -q")]
 
 
 def cuda_of_driver():
@@ -175,6 +177,15 @@ def cuda_of_driver():
         except (OSError, AttributeError):
             continue
     return None
+
+
+def cuda_of_cupy():
+    """The same as CuPy finds it, for a driver that lies where only CuPy looks; None if it finds none."""
+    try:
+        version = backend.load_cupy().cuda.runtime.driverGetVersion()
+    except Exception:  # whatever ails it, `diagnose` and `_devices` say so
+        return None
+    return (version // 1000, version % 1000 // 10) if version else None
 
 
 def _driver_version():

@@ -131,3 +131,40 @@ def attention(model, clip, path, positions=None):
     )
     figure.savefig(path, dpi=100)
     return path
+
+
+def error_curves(path, rows):
+    """Draw training and test error over epochs: for each row the mean of its runs, in a band of their deviation.
+
+    As figure 4 of Non-local Neural Networks: training error dashed, test error solid.
+
+    Parameters
+    ----------
+    path : where the picture goes
+    rows : list of (label, folders of runs of one kind, such as seeds)
+
+    Returns
+    -------
+    path
+    """
+    figure = _figure(9, 5)
+    axes = figure.subplots()
+    for i, (label, folders) in enumerate(rows):
+        logs = [read_log(folder)["epoch"] for folder in folders]
+        epochs = [r["epoch"] for r in min(logs, key=len)]  # as far as all runs have come
+        for key, style, width in (("accuracy", "--", 1.0), ("test_top1", "-", 1.8)):
+            errors = np.array([[100 - 100 * r[key] for r in log[: len(epochs)]] for log in logs])
+            mean = errors.mean(axis=0)
+            axes.plot(epochs, mean, style, color=f"C{i}", lw=width, label=label if key == "test_top1" else None)
+            if len(logs) > 1:
+                band = errors.std(axis=0, ddof=1)
+                axes.fill_between(
+                    epochs, (mean - band).clip(0), (mean + band).clip(max=100), color=f"C{i}", alpha=0.12, lw=0
+                )
+    axes.set(xlabel="epoch", ylabel="error (%)", title="test error (solid) and training error (dashed)")
+    axes.set_ylim(0, 101)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+    return path

@@ -6,7 +6,8 @@ compares the names with the real ones where CuPy is installed):
 
 - an array is no ``np.ndarray``, never becomes one by itself, and never meets one in an operation;
 - reductions and single elements are 0-d arrays, whose dtype promotes as an array's does;
-- only ``get``, ``asnumpy``, ``asarray`` and ``array`` move data; `counts` counts them, and every synchronisation;
+- only ``get``, ``asnumpy``, ``asarray``, ``array`` and ``set`` move data; `counts` counts
+  them, and every synchronisation;
 - a function that CuPy does not have does not exist; ``reduce`` is for add and multiply, no ``where=``, no ``initial=``;
 - work on an array happens on the device that holds it.
 
@@ -175,11 +176,43 @@ class MemoryPool:
     def total_bytes(self):
         return 0
 
+    def free_bytes(self):
+        return 0
+
+    def get_limit(self):
+        return 0
+
     def free_all_blocks(self):
         pass
 
     def set_limit(self, size=None):
         pass
+
+
+class Stream:
+    """Work that is done at once; tests/test_ahead.py has streams that take their time."""
+
+    def __init__(self, non_blocking=False):
+        pass
+
+    def wait_event(self, event):
+        pass
+
+    def synchronize(self):
+        counts.synchronised += 1
+
+
+class Event:
+    done = True
+
+    def __init__(self, disable_timing=False):
+        pass
+
+    def record(self, stream):
+        pass
+
+    def synchronize(self):
+        counts.synchronised += 1
 
 
 class _Module(types.ModuleType):
@@ -203,6 +236,10 @@ def _make_module():
     cupy.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
+        Event=Event,
+        Stream=Stream,
+        alloc_pinned_memory=bytearray,
+        get_current_stream=Stream,
         is_available=lambda: devices.count > 0,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(

@@ -92,7 +92,14 @@ class ndarray:
         f = self._a.flags
         return types.SimpleNamespace(c_contiguous=f.c_contiguous, f_contiguous=f.f_contiguous, owndata=f.owndata)
 
-    # What makes the host wait.
+    # What crosses the bus, and makes the host wait.
+
+    def set(self, array, stream=None):
+        if (array.shape, array.dtype) != (self.shape, self.dtype):
+            raise ValueError(f"set: {array.shape} {array.dtype} to {self.shape} {self.dtype}")
+        counts.to_device.append((array.shape, str(array.dtype)))
+        counts.synchronised += stream is None
+        self._a[...] = array
 
     def get(self):
         counts.synchronised += 1

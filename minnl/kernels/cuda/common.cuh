@@ -80,6 +80,34 @@ struct Sums {
 };
 
 
+// --- windows that slide over (T, H, W) -------------------------------------------------------------------------------
+
+// Along one axis output o sees by tap k position at(o, k) of the input, which may lie in the padding.
+struct Axis {
+    int size, out, taps, stride, before, dilation;  // before: the padding there
+
+    __device__ int at(int o, int k) const { return o * stride - before + k * dilation; }
+    __device__ bool holds(int i) const { return (unsigned)i < (unsigned)size; }  // below 0 is, unsigned, a large number
+};
+
+struct Windows {
+    Axis t, h, w;
+};
+static_assert(sizeof(Windows) == 72, "WINDOWS of windows.py");
+
+// The last of the coordinates that an index along several axes stands for, there are n; `rest` keeps those before. A
+// division of 64 bits takes several of 32, so it is only done where it has to be.
+__device__ inline int take(index_t& rest, int n) {
+    const index_t whole = rest;
+    if (whole == (int)whole) {
+        rest = (int)whole / n;
+        return (int)whole % n;
+    }
+    rest = whole / n;
+    return (int)(whole % n);
+}
+
+
 // --- all threads of a block, along one axis, a multiple of 32 of them: every thread gets the result -------------------
 
 template <typename T, typename Merge>

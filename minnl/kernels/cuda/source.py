@@ -63,18 +63,29 @@ class Source:
         blocks, threads : int or tuple of up to three
         arguments : contiguous CuPy arrays, or None for a null pointer; bool, int and float
             A kernel reads each by the type that it declares, whatever was passed, so they are converted to that or
-            refused. It declares pointers, ``bool``, ``index_t`` (64 bits) and ``double``, nothing else.
+            refused. It declares pointers, ``bool``, ``index_t`` (64 bits) and ``double``, nothing else; or a struct of
+            its source's, by value, for a NumPy record (``np.void``) of the same layout, which the source has to assert.
         shared : int, bytes of dynamic shared memory
         """
         function, declared = self.functions(dtype.name)[kernel]
         if len(arguments) != len(declared):
             raise TypeError(f"{kernel}: {len(declared)} arguments expected, got {len(arguments)}")
         passed = tuple(
-            _pointer(kernel, name, kind, value, dtype) if kind.endswith("*") else NUMBERS[kind](value)
-            for (name, kind), value in zip(declared, arguments, strict=True)
+            _passed(kernel, name, kind, value, dtype) for (name, kind), value in zip(declared, arguments, strict=True)
         )
         blocks, threads = (size if isinstance(size, tuple) else (size,) for size in (blocks, threads))
         function(blocks, threads, passed, shared_mem=shared)
+
+
+def _passed(kernel, name, kind, value, dtype):
+    """An argument as CuPy takes it, of the type that the kernel declares."""
+    if kind in NUMBERS:
+        return NUMBERS[kind](value)
+    if kind.endswith("*"):
+        return _pointer(kernel, name, kind, value, dtype)
+    if not isinstance(value, np.void):
+        raise TypeError(f"{kernel}: {name} is {type(value).__name__}, a NumPy record for {kind} expected")
+    return value
 
 
 def _pointer(kernel, name, kind, value, dtype):
@@ -104,15 +115,18 @@ def parameters(text, kernel):
         kind, _, name = re.sub(r"\b(const|__restrict__)\b|\s+", " ", one).strip().rpartition(" ")
         stars = "*" * (kind + name).count("*")
         found.append((name.strip("* "), kind.strip("* ") + stars))
-        if not stars and kind.strip() not in NUMBERS:
-            raise TypeError(f"{kernel}: {name} is declared as {kind}, a pointer or {', '.join(NUMBERS)} expected")
+        struct = re.search(rf"\bstruct {re.escape(kind.partition('<')[0].strip())}\b", text)
+        if not stars and kind.strip() not in NUMBERS and not struct:
+            raise TypeError(
+                f"{kernel}: {name} is declared as {kind}, a pointer, {', '.join(NUMBERS)} or a struct expected"
+            )
     return found
 
 
 def contiguous(*arrays):
     """The arrays, each copied if it is not contiguous; None stays None."""
-    pack = backend.load_cupy().ascontiguousarray
-    return tuple(None if a is None else pack(a) for a in arrays)
+    pack = backend.load_cupy().ascontiguousarray  # which would give an array without axes one
+    return tuple(a if a is None or a.flags.c_contiguous else pack(a) for a in arrays)
 
 
 def ceil_div(n, size):

@@ -1,0 +1,102 @@
+"""The softmax non-local operation on a GPU, streamed over blocks of queries: docs/kernels/cuda_non_local.md."""
+
+from __future__ import annotations
+
+from minnl import backend
+from minnl.kernels.cuda.gemm import multiply
+from minnl.kernels.cuda.kernel import GpuKernel
+from minnl.kernels.cuda.positions import fold, fold_gradient, unfold_gradients
+from minnl.kernels.cuda.source import MOST_BLOCKS, Source, ceil_div
+
+NON_LOCAL = Source("non_local.cu", "softmax<T>", "gradient<T>")
+BLOCK_BYTES = 64 * 2**20  # of logits at once, in backward twice; a block has one query at least
+THREADS = 256
+LONG_ROW = 1024  # keys: longer rows get a block each, shorter ones a warp or a part of one
+
+
+class BlockedSoftmax(GpuKernel):
+    @staticmethod
+    def forward(op, theta, phi, g):
+        y = op.y = fold(op, theta, phi, g)
+        xp, shape = backend.load_cupy(), (*y.shape[:2], op.phi.shape[1])
+        kept = any(op.needs) and op.few_keys()
+        op.exponentials = xp.empty(shape, y.dtype) if kept else None
+        op.log_sum = None if kept else xp.empty((*y.shape[:2], 2), y.dtype)  # in two parts, which keeps its digits
+        blocks = Blocks(shape, y.dtype)
+        spare = None if kept else blocks.spare()
+        for at in blocks.slices:
+            p = op.exponentials[at] if kept else blocks.cut(spare, at)
+            multiply(op.theta[at], op.phi[at[0]].swapaxes(1, 2), p, op.scale)
+            rows_of(p, "softmax<T>", p, *sizes(p), part(op.log_sum, at))
+            multiply(p, op.g[at[0]], y[at])
+        return op.unfold(y, theta.shape)
+
+    @staticmethod
+    def backward(op, gy):
+        gy, xp, kept = fold_gradient(op, gy), backend.load_cupy(), op.exponentials is not None
+        gtheta, gphi, gg = (
+            xp.empty_like(x) if needed else None for x, needed in zip((op.theta, op.phi, op.g), op.needs, strict=True)
+        )
+        of_logits = any(op.needs[:2])
+        blocks = Blocks((*gy.shape[:2], op.phi.shape[1]), gy.dtype)
+        spare, other = None if kept else blocks.spare(), blocks.spare() if of_logits else None
+        for at in blocks.slices:
+            b, later = at[0], at[1].start > 0  # in the sums over queries
+            p = op.exponentials[at] if kept else blocks.cut(spare, at)
+            gs = blocks.cut(other, at) if of_logits else None
+            if not kept:
+                multiply(op.theta[at], op.phi[b].swapaxes(1, 2), p, op.scale)
+            if of_logits:
+                multiply(gy[at], op.g[b].swapaxes(1, 2), gs)
+            if of_logits or not kept:
+                rows_of(p, "gradient<T>", p, part(op.log_sum, at), gy[at], op.y[at], *sizes(p), gy.shape[-1], gs)
+            if op.needs[0]:
+                multiply(gs, op.phi[b], gtheta[at], op.scale)
+            if op.needs[1]:
+                multiply(gs.swapaxes(1, 2), op.theta[at], gphi[b], op.scale, add=later)
+            if op.needs[2]:
+                multiply(p.swapaxes(1, 2), gy[at], gg[b], add=later)
+        return unfold_gradients(op, gtheta, gphi, gg)
+
+
+class Blocks:
+    """A matrix (batch, queries, keys) in blocks of whole rows: of some elements of the batch, or of some queries."""
+
+    def __init__(self, shape, dtype):
+        batch, length, keys = shape
+        self.keys, self.dtype = keys, dtype
+        rows = max(1, BLOCK_BYTES // (keys * dtype.itemsize))
+        self.slices = [(b, i) for b in pieces(batch, max(1, rows // length)) for i in pieces(length, rows)]
+
+    def spare(self):
+        """Memory for the largest block."""
+        rows = max((b.stop - b.start) * (i.stop - i.start) for b, i in self.slices)
+        return backend.load_cupy().empty((rows, self.keys), self.dtype)
+
+    def cut(self, spare, at):
+        """As much of it as a block needs."""
+        batch, rows = (s.stop - s.start for s in at)
+        return spare[: batch * rows].reshape(batch, rows, self.keys)
+
+
+def pieces(n, most):
+    """Slices that cover range(n), as few as can be and of about one size."""
+    size = ceil_div(n, ceil_div(n, most))
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def part(x, at):
+    return None if x is None else x[at]
+
+
+def sizes(p):
+    """Rows and keys of a block."""
+    return p.shape[0] * p.shape[1], p.shape[2]
+
+
+def rows_of(p, kernel, *arguments):
+    """Launch a kernel over the rows of a block."""
+    rows, keys = sizes(p)
+    width = THREADS if keys > LONG_ROW else min(32, 1 << (keys - 1).bit_length())
+    height = THREADS // width
+    NON_LOCAL.launch(kernel, p.dtype, (1, min(ceil_div(rows, height), MOST_BLOCKS)), (width, height), *arguments)

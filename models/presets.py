@@ -1,0 +1,105 @@
+"""The published networks by name, and the list of them that ``python -m minnl models`` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from minnl import nn
+from models.config import Config
+from models.video_resnet import VideoResNet
+
+C2D = {}
+I3D = {"conv1_frames": 5, "inflate": "3x1x1"}
+I3D333 = {"conv1_frames": 5, "inflate": "3x3x3"}
+NETWORKS = {
+    "c2d_r18": C2D | {"depth": 18},
+    "c2d_r34": C2D | {"depth": 34},
+    "c2d_r50": C2D,
+    "c2d_r101": C2D | {"depth": 101},
+    "i3d_r18": I3D333 | {"depth": 18},  # without 1 x 1 convolutions there is no 3 x 1 x 1
+    "i3d_r34": I3D333 | {"depth": 34},
+    "i3d_r50": I3D,
+    "i3d_r101": I3D | {"depth": 101},
+    "i3d333_r50": I3D333,
+    "i3d333_r101": I3D333 | {"depth": 101},
+}
+BLOCKS = {"r18": (1,), "r34": (5,), "r50": (1, 5, 10), "r101": (1, 5, 10)}
+FAST = {"conv1_stride": 1, "pool1_frames": 1, "pool1_stride": 1}  # the layout of the released 8-frame networks
+LONG = {"norm": "affine", "chunks": {"res3": 4}}  # what makes clips of 128 frames fit
+LAYOUTS = {
+    "8x8": (FAST | {"frames": 8}, ("c2d_r50", "nl_c2d_r50_5", "i3d_r50", "nl_i3d_r50_5")),
+    "128x1": (LONG | {"frames": 128}, ("c2d_r50", "i3d_r50", "nl_i3d_r50_5", "i3d_r101", "nl_i3d_r101_5")),
+    "32x4": (FAST | LONG | {"frames": 32}, ("i3d_r50", "nl_i3d_r50_5")),
+}
+
+
+def presets():
+    """Name -> Config, put together from the parts of a name, such as nl_i3d_r50_5_8x8.
+
+    ====================  ======================================================================================
+    part                  meaning
+    ====================  ======================================================================================
+    nl … 1, 5 or 10       with so many non-local blocks, embedded Gaussian
+    c2d, i3d, i3d333      no taps along time in residual blocks; 3 x 1 x 1; 3 x 3 x 3
+    r18, r34, r50, r101   depth
+    8x8, 128x1, 32x4      frames, and the step between them (a matter of the data); 32x2 if nothing is said. 32x2 and
+                          128x1 have the layout of the paper, 8x8 and 32x4 the faster one of the authors' code
+    ====================  ======================================================================================
+    """
+    found = dict(NETWORKS)
+    for depth, numbers in BLOCKS.items():
+        for kind in ("c2d", "i3d"):
+            for n in numbers:
+                found[f"nl_{kind}_{depth}_{n}"] = found[f"{kind}_{depth}"] | {"non_local": "embedded", "places": n}
+    for layout, (options, names) in LAYOUTS.items():
+        for name in names:
+            found[f"{name}_{layout}"] = found[name] | options
+    return {name: Config(**options) for name, options in found.items()}
+
+
+PRESETS = presets()
+
+
+def config(name, **changes):
+    """The Config of a preset with some fields changed.
+
+    Raises ValueError for a name or a field that does not exist, naming those that do.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"config: no preset {name!r}; there are {', '.join(PRESETS)}")
+    fields = [field.name for field in dataclasses.fields(Config)]
+    for field in changes:
+        if field not in fields:
+            raise ValueError(f"config: {name} has no option {field!r}; there are {', '.join(fields)}")
+    return dataclasses.replace(PRESETS[name], **changes)
+
+
+def build(name, **changes):
+    """The network of a preset with some fields of its Config changed, freshly initialised."""
+    return VideoResNet(config(name, **changes))
+
+
+def bill_of(made):
+    """The bill of a Config for one clip, from shapes alone, and the number of its parameters, affine ones included."""
+    from minnl.study import bill
+
+    with nn.init.skipped():
+        model = VideoResNet(made)
+    return bill.plan(model, (1, *made.clip)), sum(p.size for p in model.parameters())
+
+
+def table():
+    """Lines that list the presets with what they take."""
+    lines = [f"{'name':<20} {'clip':<11} {'parameters':>11} {'multiply-adds':>14}"]
+    for name, made in PRESETS.items():
+        plan, parameters = bill_of(made)
+        clip = "x".join(map(str, made.clip[:3]))
+        lines.append(f"{name:<20} {clip:<11} {parameters:>11,} {plan.multiply_adds / 1e9:>12.3f} G")
+    return "\n".join(lines)
+
+
+def layers(name):
+    """Lines that show a preset layer by layer."""
+    from minnl.study import bill
+
+    return bill.table(bill_of(config(name))[0])

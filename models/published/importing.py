@@ -1,0 +1,213 @@
+"""From a published file to a checkpoint of minnl."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from minnl import checkpoint
+from minnl.nn import init
+from models.config import Config
+from models.published import files, layout, networks, sources
+from models.published.names import FORMATS, TABLE, Names
+from models.published.report import Report
+from models.video_resnet import VideoResNet
+
+SHOWN = 10  # names in a message
+BORROWED = (("video-nonlocal-net", "slowfast"),)  # SlowFast's first networks were trained in Caffe2
+
+
+def import_file(path, to=None, model=None, source=None, changes=None, classes=None):
+    """Read a published file, and write it as a checkpoint.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.pkl`` of video-nonlocal-net, a file of ``torch.save`` (SlowFast, pytorchvideo, mmaction2), or a
+        ``.safetensors`` with the names of one of them.
+    to : str or Path, or None
+        The checkpoint; None to write nothing.
+    model : str or None
+        A preset, where the arrays fit several networks.
+    source : "slowfast" or None
+        Whose network it is, if not whose names it has: SlowFast published some under the names of video-nonlocal-net.
+    changes : dict or None
+        Fields of models.Config that the file does not tell.
+    classes : list of str or None
+        Names of the classes, in the order of the classifier.
+
+    Returns
+    -------
+    model : VideoResNet
+        With the weights of the file.
+    report : Report
+
+    Raises
+    ------
+    ValueError
+        Saying what was found and what would do, if the file is anything else, is damaged, does more than hold weights,
+        or if its arrays are not exactly those of the network. Nothing is written then.
+    """
+    where, contents = files.apart("import", path, to), files.read(path)
+    names = recognised(where, contents.arrays)
+    source = names.format if source is None else source
+    if source != names.format and (names.format, source) not in BORROWED:
+        raise ValueError(f"{where}: has names of {names.format}, and cannot be a network of {source!r} then")
+    theirs = matched(where, names, contents.arrays)
+    shapes = {ours: layout.shape_here(ours, contents.arrays[name].shape) for ours, name in theirs.items()}
+    shown = networks.seen(where, shapes)
+    facts = sources.facts(where, source, shown, contents.arrays, contents.settings)
+    if contents.network is not None:
+        facts = written_here(where, facts, contents.network)
+    made, hidden = networks.settled(where, facts, shown, model, changes)
+    with init.skipped():
+        network = VideoResNet(made)
+    target = network.state_dict()
+    filled = no_bias(target, shapes) if names.format == "mmaction2" and made.norm == "batch" else {}
+    compare(where, names, made, {k: v.shape for k, v in target.items()}, shapes, filled)
+    settings = described(made, classes, facts.input)
+    network.load_state_dict(filled | {k: values(where, k, name, contents.arrays[name]) for k, name in theirs.items()})
+    preset, differs = networks.nearest(made)
+    facts.input.setdefault("stride", step(made))
+    report = Report(
+        where, contents.kind, source, preset, differs, hidden, made.clip, facts.input,
+        sum(p.size for p in network.parameters()), [(name, ours, shapes[ours]) for ours, name in theirs.items()],
+        [(name, "zeros: mmaction2 has no bias before a batch norm") for name in filled], contents.left,
+        converted(contents.arrays),
+    )  # fmt: skip
+    if to is not None:
+        arrays = {f"model/{name}": array for name, array in network.state_dict().items()}
+        checkpoint.save(Path(to), arrays, {"config": settings, "imported": report.plain()})
+    return network, report
+
+
+def recognised(where, arrays):
+    """The Names of the format that a file has."""
+    stems = {name: column for column, name in zip(TABLE[0], TABLE[1], strict=True) if column in FORMATS}
+    found = [source for stem, source in stems.items() if stem in arrays]
+    if len(found) != 1:
+        some = ", ".join(sorted(arrays)[:SHOWN])
+        problem = "names of more than one format" if found else "whose names these are is not known"
+        raise ValueError(f"{where}: {problem}: {some}, …; the first convolution should be one of {', '.join(stems)}")
+    pooled = "blocks.6.proj.weight" in arrays
+    return Names(found[0], pooled, any(".non_local_block.g.0." in name for name in arrays))
+
+
+def matched(where, names, arrays):
+    """Our name -> theirs. Every array must be one of the network's."""
+    found = {name: names.ours(name) for name in arrays}
+    strange = [name for name, ours in found.items() if ours is None]
+    if strange:
+        raise ValueError(
+            f"{where}: {len(strange)} of its {len(found)} arrays belong to no C2D or I3D network of {names.format}: "
+            f"{', '.join(strange[:SHOWN])}{', …' if len(strange) > SHOWN else ''}; it is another network"
+        )
+    theirs = {ours: name for name, ours in found.items()}
+    if len(theirs) < len(found):
+        raise ValueError(f"{where}: two of its names mean the same array")
+    return theirs
+
+
+def written_here(where, facts, network):
+    """Of a file that minnl exported, the whole network is known."""
+    if not isinstance(network, dict) or set(network) != set(networks.FIELDS):
+        raise ValueError(f"{where}: its description of the network is damaged, or from another version of minnl")
+    hidden = {name: value for name, value in network.items() if name not in networks.SHOWN}
+    return dataclasses.replace(facts, read=facts.read | hidden, layouts={})
+
+
+def no_bias(target, shapes):
+    """Zeros for the biases that a convolution with a batch norm behind it does not have in mmaction2."""
+    return {k: np.zeros(v.shape, np.float32) for k, v in target.items() if k.endswith("W_z.bias") and k not in shapes}
+
+
+def compare(where, names, made, target, shapes, filled):
+    """Raises ValueError unless the arrays are exactly those of the network."""
+    wrong = [f"missing: {names.theirs(k) or k}" for k in target if k not in shapes and k not in filled]
+    wrong += [f"not in the network: {names.theirs(k)} {shapes[k]}" for k in shapes if k not in target]
+    wrong += [
+        f"another shape: {names.theirs(k)} is {shapes[k]} here, {target[k]} in the network"
+        for k in target.keys() & shapes.keys()
+        if target[k] != shapes[k]
+    ]
+    if wrong:
+        more = f"\n  … and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        preset, differs = networks.nearest(made)
+        raise ValueError(
+            f"{where}: not the network that its layers look like ({preset}{', with ' if differs else ''}"
+            f"{', '.join(f'{k}={v!r}' for k, v in differs.items())}); a part is missing, or it is another one:\n  "
+            + "\n  ".join(sorted(wrong)[:SHOWN])
+            + more
+        )
+
+
+def values(where, ours, name, entry):
+    """An array of the file, named `name` there, in our layout."""
+    return np.ascontiguousarray(layout.here(ours, files.values(where, name, entry)))
+
+
+def converted(arrays):
+    """Which arrays were not float32."""
+    found = ((name, files.dtype(entry)) for name, entry in arrays.items())
+    return [(name, f"{dtype} to float32") for name, dtype in found if dtype != "float32"]
+
+
+def step(made):
+    """Frames from one of a clip to the next, where the file does not tell: 32x2, 8x8, 16x4, 4x16; 128x1, 32x4."""
+    return max(1, (64 if made.norm == "batch" else 128) // made.frames)
+
+
+def classes_of(made, classes):
+    """Names of the classes, numbers if none are given."""
+    if classes is None:
+        return [str(i) for i in range(made.classes)]
+    different = len(set(classes))
+    if not len(classes) == different == made.classes:
+        raise ValueError(
+            f"classes: {made.classes} are in the classifier, {len(classes)} names were given, {different} different"
+        )
+    return list(classes)
+
+
+def described(made, classes=None, shown=sources.INPUT["video-nonlocal-net"]):
+    """What train.py must know to run the network, as plain values.
+
+    Parameters
+    ----------
+    made : Config
+    classes : list of str, or None for numbers
+    shown : dict
+        mean and deviation of the input, and the step between frames.
+    """
+    return {
+        "model": networks.nearest(made)[0],
+        "network": json.loads(json.dumps(dataclasses.asdict(made))),
+        "classes": classes_of(made, classes),
+        "channels": made.in_channels,
+        "data": None,
+        "frames": made.frames,
+        "stride": shown.get("stride", step(made)),
+        "size": list(made.size),
+        "resize": "crop",
+        "rgb": True,
+        "mean": shown["mean"],
+        "deviation": shown["deviation"],
+        "seed": 0,
+        "device": "cpu",
+    }
+
+
+def network_of(where, meta):
+    """The Config that a checkpoint's meta describes.
+
+    Raises ValueError if it holds another kind of network.
+    """
+    config = meta.get("config")
+    network = config.get("network") if isinstance(config, dict) else None
+    if not isinstance(network, dict):
+        name = config.get("model") if isinstance(config, dict) else None
+        raise ValueError(f"{where}: holds {name or 'no network'}, not a C2D or I3D ResNet of models.VideoResNet")
+    return Config(**network)
