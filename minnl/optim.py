@@ -72,8 +72,9 @@ class Optimizer:
         if kernel:
             kernel.step(self, updates)
         else:
-            for arrays in updates:
-                self.update(*arrays)
+            for w, *others in updates:
+                with backend.on(backend.device_of(w)):
+                    self.update(w, *others)
 
     def array(self, slot, i, like):
         """The kept array of parameter i: zeros when first asked for, and moved along with its parameter."""

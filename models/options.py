@@ -125,10 +125,17 @@ def build(config):
     else:
         model = models.build(
             config["model"], classes=len(config["classes"]), in_channels=config["channels"], dropout=config["dropout"],
-            non_local=config["non_local"], place=config["place"], number=config["blocks"],
-            subsample=config["subsample"], axes=config["axes"],
+            **small(config),
         )  # fmt: skip
     return model.to(config["device"])
+
+
+def small(config):
+    """Options of the small network: as the command line names them, or those that a run of `ablate` says."""
+    if "options" in config:
+        return config["options"]
+    names = {"blocks": "number"}
+    return {names.get(key, key): config[key] for key in SMALL}
 
 
 def published(config):
@@ -155,4 +162,4 @@ def published(config):
 
 def kind(config):
     """The instantiation of a configuration's non-local blocks, or "none"."""
-    return config.get("network", config).get("non_local") or "none"
+    return config.get("network", config.get("options", config)).get("non_local") or "none"

@@ -454,3 +454,11 @@ def test_the_page_tells_of_every_option_and_no_other():
     source = (Path(__file__).parents[1] / "minnl/__main__.py").read_text()
     options = set(re.findall(r'add\(\s*"(--[a-z-]+)"', source.partition("def _ablate(")[2]))
     assert told == options and "--plan" in options
+
+
+def test_a_run_can_be_evaluated_by_itself(ablate, capsys):
+    status, _, err = ablate("2e", *TINY, "--seeds", "1")
+    assert status == 0, err
+    for name in {path.parent.parent.name for path in Path("out").glob("*/seed0/best.safetensors")}:
+        assert train.main(["--evaluate", f"out/{name}/seed0", "--threads", "1"]) == 0, name
+        assert re.match(r"600 clips: top-1 \d", capsys.readouterr().out)

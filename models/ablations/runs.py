@@ -130,10 +130,9 @@ def trainer(config, folder, device="cpu", workers=1):
     train_loader = data.Loader(train_set, shuffle=True, **options)
     optimizer = recipes.optimizer(model.parameters(), config)
     schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
-    kept = dict(config)
-    if config["model"] != "small":  # what train.py wants of a published network, to evaluate it in many views
-        kept |= {"network": plain(dataclasses.asdict(model.config)), "classes": list(train_set.classes)}
-        kept |= {"channels": train_set.shape[-1]}
+    kept = config | {"classes": list(train_set.classes), "channels": train_set.shape[-1]}  # train.py evaluates it
+    if config["model"] != "small":
+        kept["network"] = plain(dataclasses.asdict(model.config))
     return Trainer(
         model, optimizer, schedule, train_loader, data.Loader(test_set, **options), folder, kept, config["epochs"],
         config["clip_norm"], accumulate=config["accumulate"], precise=config["precise"],
