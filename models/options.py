@@ -107,6 +107,8 @@ def complete(parser, args):
 def check(args):
     """Refuse numbers that make no sense before anything is made; the rest is refused by those who use it."""
     checks.count("recipe", "--epochs", args.epochs)
+    checks.count("recipe", "--accumulate", args.accumulate)
+    checks.count("recipe", "--precise", args.precise, 0)
     for name, high in (("warm_up", 1), ("label_smoothing", 1), ("clip_norm", None), ("memory", None)):
         value = getattr(args, name)
         if value is not None:

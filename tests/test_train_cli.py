@@ -205,6 +205,8 @@ def wrong(runs, monkeypatch):
         ((*ARRAYS, "--threads", "0"), 1, "set_threads: n must be 1 or more"),
         ((*ARRAYS, "--batch-size", "0"), 1, "Loader: batch_size must be 1 or more"),
         ((*ARRAYS, "--epochs", "0"), 1, "recipe: --epochs must be 1 or more, got 0"),
+        ((*ARRAYS, "--accumulate", "0"), 1, "recipe: --accumulate must be 1 or more, got 0"),
+        ((*ARRAYS, "--precise", "-1"), 1, "recipe: --precise must be 0 or more, got -1"),
         ((*ARRAYS, "--warm-up", "3"), 1, "recipe: --warm-up must be from 0 to 1, got 3.0"),
         ((*ARRAYS, "--label-smoothing", "2"), 1, "recipe: --label-smoothing must be from 0 to 1"),
         ((*ARRAYS, "--clip-norm", "-1"), 1, "recipe: --clip-norm must be 0 or more"),
