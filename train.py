@@ -28,9 +28,8 @@ from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabil
 from minnl.study import bill, pictures
 from minnl.training import Trainer, part, steps_of
 from models import transfer
-from models.options import arguments, build, check, kind, published
+from models.options import arguments, build, check, datasets, kind, published, video_options
 
-TEST_CLIPS = 600  # of the built-in task: 200 a class, the same for everyone
 RUNTIME = ("device", "workers", "threads")  # what may differ between a run and its continuation
 NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores")  # of the options, by a run
 
@@ -53,26 +52,6 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("train.py: stopped in the middle of a step; the last checkpoint stands", file=sys.stderr)
         return 130
-
-
-def datasets(config, train=True):
-    """(training set or None, test set) that a configuration names."""
-    if config["data"] is None:
-        options = {"frames": config["frames"], "size": config["size"][0], "seed": config["seed"]}
-        test = data.RelationClips("test", clips=TEST_CLIPS, **options)
-        return (data.RelationClips("train", clips=config["clips"], **options) if train else None), test
-    options = video_options(config)
-    test = data.open_dataset(config["data"], train=False, **options)
-    return (data.open_dataset(config["data"], train=True, **options) if train else None), test
-
-
-def video_options(config):
-    """How clips are taken from videos."""
-    options = {key: config[key] for key in ("short_side", "mean", "deviation") if config.get(key) is not None}
-    return options | {
-        "frames": config["frames"], "stride": config["stride"], "size": tuple(config["size"] * 2)[:2],
-        "resize": config["resize"], "differences": not config["rgb"],
-    }  # fmt: skip
 
 
 def train(args):

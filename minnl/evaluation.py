@@ -40,8 +40,7 @@ def evaluate(model, loader):
         for x, labels in ahead.batches(loader, device):
             logits = model(Tensor(x))
             loss = F.cross_entropy(logits, labels, reduction="sum").item()
-            order = np.argsort(-logits.numpy(), axis=-1, kind="stable")[:, :5]
-            hits = order == labels[:, None]
+            hits = ranked(logits.numpy()) == labels[:, None]
             totals += loss, hits[:, 0].sum(), hits.any(axis=1).sum()
             clips += len(labels)
     loss, top1, top5 = (totals / clips).tolist()
@@ -154,8 +153,8 @@ def at_once(model, shape, memory=MEMORY, most=None):
 
 
 def ranked(scores):
-    """The classes with the highest scores, at most five; of equal ones the first comes first."""
-    return np.argsort(-scores, kind="stable")[:TOP]
+    """The classes with the highest scores along the last axis, at most five; of equal ones the first comes first."""
+    return np.argsort(-scores, axis=-1, kind="stable")[..., :TOP]
 
 
 class Scores:

@@ -1,4 +1,4 @@
-"""From the command line of train.py to its options, and from these to a network. docs/training.md tells of each."""
+"""From the command line of train.py to its options, from these to data and a network: docs/training.md."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import json
 
 import minnl
 import models
-from minnl import checks, recipes
+from minnl import checks, data, recipes
 from models.config import BLOCKS, STAGES
-from models.published.importing import step
+from models.presets import step
 
+TEST_CLIPS = 600  # of the built-in task: 200 a class, the same for everyone
 SMALL = {"non_local": "embedded", "place": "res2", "blocks": 1, "subsample": "before", "axes": "spacetime"}
 CLIPS = {"frames": 16, "stride": 2, "size": None, "resize": "squash", "rgb": False}
 
@@ -117,6 +118,26 @@ def check(args):
 
 def stride(text):
     return text if text == "whole" else int(text)
+
+
+def datasets(config, train=True, test_clips=TEST_CLIPS):
+    """(training set or None, test set) that a configuration names."""
+    if config["data"] is None:
+        options = {"frames": config["frames"], "size": config["size"][0], "seed": config["seed"]}
+        test = data.RelationClips("test", clips=test_clips, **options)
+        return (data.RelationClips("train", clips=config["clips"], **options) if train else None), test
+    options = video_options(config)
+    training = data.open_dataset(config["data"], train=True, **options) if train else None
+    return training, data.open_dataset(config["data"], train=False, **options)
+
+
+def video_options(config):
+    """How clips are taken from videos."""
+    options = {key: config[key] for key in ("short_side", "mean", "deviation") if config.get(key) is not None}
+    return options | {
+        "frames": config["frames"], "stride": config["stride"], "size": tuple(config["size"] * 2)[:2],
+        "resize": config["resize"], "differences": not config["rgb"],
+    }  # fmt: skip
 
 
 def build(config):

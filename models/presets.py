@@ -74,6 +74,11 @@ def config(name, **changes):
     return dataclasses.replace(PRESETS[name], **changes)
 
 
+def step(made):
+    """Frames from one of a clip to the next, where nothing else tells: 32x2, 8x8, 16x4, 4x16; 128x1, 32x4."""
+    return max(1, (64 if made.norm == "batch" else 128) // made.frames)
+
+
 def build(name, **changes):
     """The network of a preset with some fields of its Config changed, freshly initialised."""
     return VideoResNet(config(name, **changes))

@@ -7,11 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
-import minnl
 import models
 import train
 from minnl import checkpoint
 from models import options
+from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.videos import numbered, write_video
 
 
@@ -108,13 +108,6 @@ PAPER = (
     "--data", "videos", "--model", "nl_c2d_r18_1", "--recipe", "paper", "--frames", "8", "--size", "32",
     "--epochs", "1", "--batch-size", "2", "--accumulate", "2", "--precise", "1", "--threads", "2",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    count = minnl.backend.threads()
-    yield
-    minnl.set_threads(count)
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,15 @@ import time
 import numpy as np
 import pytest
 
-import minnl
 import train
 from minnl import checkpoint, data
 from models import options
+from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.videos import SHARED, numbered, write_video
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARRAYS = ("--data", "arrays", "--frames", "4", "--size", "16", "--stride", "1", "--rgb")
 SMALL = ("--epochs", "2", "--batch-size", "4", "--threads", "1")
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    count = minnl.backend.threads()
-    yield
-    minnl.set_threads(count)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from minnl.study import bill, pictures
 from minnl.training import Trainer, steps_of
 from models.ablations.paper import TABLES
 from models.ablations.scales import NotHere
+from models.options import TEST_CLIPS
+from models.options import datasets as opened
 
-TEST_CLIPS = 600  # of the built-in task, as in train.py
 BACKWARD = 2  # a backward counts as two forwards
 MEASURED_STEPS, MEASURED_SECONDS = 64, 2.0  # at most so many, and no more once it took so long
 MEASURED_BATCH = 2e10  # most multiply-adds of a forward in a measured step, if two clips do not have more
@@ -95,21 +96,17 @@ def plain(config):
 def datasets(config):
     """(training set, test set) of a run."""
     keys = ("data", "clips", "frames", "stride", "size", "resize", "rgb", "short_side")
-    return _opened(json.dumps([config[key] for key in keys]), TEST_CLIPS)
+    return _opened(json.dumps({key: config[key] for key in keys}), TEST_CLIPS)
 
 
 @functools.lru_cache(maxsize=4)
 def _opened(given, test_clips):
-    path, clips, frames, stride, size, resize, rgb, short_side = json.loads(given)
-    if path is None:
-        if len(set(size)) > 1:
-            raise ValueError(f"ablate: clips of the built-in task are square, --size takes one number, got {size}")
-        options = {"frames": frames, "size": size[0]}
-        return data.RelationClips("train", clips, **options), data.RelationClips("test", test_clips, **options)
-    size = tuple(size * 2)[:2]
-    options = {"frames": frames, "stride": stride, "size": size, "resize": resize, "differences": not rgb}
-    options["short_side"] = short_side
-    return tuple(data.open_dataset(path, train=train, **options) for train in (True, False))
+    config = json.loads(given)
+    if config["data"] is None and len(set(config["size"])) > 1:
+        raise ValueError(
+            f"ablate: clips of the built-in task are square, --size takes one number, got {config['size']}"
+        )
+    return opened(config | {"seed": 0}, test_clips=test_clips)  # a run's clips are drawn by its loader
 
 
 def build(config, dataset):

@@ -11,6 +11,7 @@ import numpy as np
 from minnl import checkpoint
 from minnl.nn import init
 from models.config import Config
+from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
 from models.published.report import Report
@@ -153,11 +154,6 @@ def converted(arrays):
     """Which arrays were not float32."""
     found = ((name, files.dtype(entry)) for name, entry in arrays.items())
     return [(name, f"{dtype} to float32") for name, dtype in found if dtype != "float32"]
-
-
-def step(made):
-    """Frames from one of a clip to the next, where the file does not tell: 32x2, 8x8, 16x4, 4x16; 128x1, 32x4."""
-    return max(1, (64 if made.norm == "batch" else 128) // made.frames)
 
 
 def classes_of(made, classes):
