@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -166,12 +167,15 @@ def numbers(*arrays):
 
 
 def test_different_results_are_not_compared():
-    same = numbers([1.0, 2.0], [3.0, 4.0])
-    assert list(Contest("x", "", FORWARD, {"minnl": same, "a": same, "b": same}).contenders()) == ["minnl", "a", "b"]
+    def contenders(**ways):
+        return Contest("x", "", FORWARD, ways).contenders(place)
+
+    place, same = types.SimpleNamespace(torch=True, slack=1), numbers([1.0, 2.0], [3.0, 4.0])  # with PyTorch or without
+    assert list(contenders(minnl=same, a=same, b=same)) == ["minnl", "a", "b"]
     with pytest.raises(RuntimeError, match=r"x, forward: results of minnl and of PyTorch \(b\) differ: 0.001 > 0.0002"):
-        Contest("x", "", FORWARD, {"minnl": same, "a": same, "b": numbers([1.0, 2.001], [3.0, 4.0])}).contenders()
+        contenders(minnl=same, a=same, b=numbers([1.0, 2.001], [3.0, 4.0]))
     with pytest.raises(RuntimeError, match=r"x, forward: gradients of input 0 of minnl and of PyTorch \(b\) differ"):
-        Contest("x", "", FORWARD, {"minnl": same, "b": numbers([1.0, 2.0], [3.0, 4.1])}).contenders()
+        contenders(minnl=same, b=numbers([1.0, 2.0], [3.0, 4.1]))
 
 
 @pytest.mark.parametrize(
