@@ -1,5 +1,6 @@
 """Fast convolution: every method by itself, over shapes at random, against the textbook body in float64."""
 
+import contextlib
 from unittest import mock
 
 import numpy as np
@@ -16,9 +17,20 @@ QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None
 METHODS = {
     "taps": (conv_taps,),
     "columns": (conv_columns,),
+    "columns, lines shared": (conv_columns,),
     **{f"winograd {m}": (conv_winograd, m) for m in conv.TILES},
 }
+WINDOWS = [method for method in METHODS if "winograd" not in method]
 WINOGRAD = 1e-4  # of the largest value; what the other methods have to keep is agree's default
+
+
+@contextlib.contextmanager
+def columns(block=conv_columns.BLOCK_ELEMENTS, shared=conv_columns.SHORT_LINES):
+    """Blocks of that size, and how long lines may be that windows share: a block is planned once for its shapes."""
+    with mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, SHORT_LINES=shared):
+        conv_columns.Block.of.cache_clear()
+        yield
+    conv_columns.Block.of.cache_clear()
 
 
 @st.composite
@@ -40,9 +52,12 @@ def convolutions(draw, window=None, steps=True, groups=True):
     return (n, *sizes, c * group), (*kernel, c, k * group), arguments
 
 
-def by(method):
+@contextlib.contextmanager
+def by(method, block=conv_columns.BLOCK_ELEMENTS):
     """Every convolution by that method, whatever would be quickest."""
-    return mock.patch.object(conv, "choose", lambda *shapes: METHODS[method])
+    shared = 10**9 if method.endswith("shared") else 0
+    with mock.patch.object(conv, "choose", lambda *shapes: METHODS[method]), columns(block, shared):
+        yield
 
 
 @QUICK
@@ -53,16 +68,17 @@ def test_chosen(case, bias):
 
 
 @pytest.mark.parametrize("block", [1, 50, 1000])
-@pytest.mark.parametrize("method", ["taps", "columns"])
+@pytest.mark.parametrize("method", WINDOWS)
 @QUICK
 @given(case=convolutions())
 def test_method(method, block, case):
     x, weight, arguments = case
-    small = (
-        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=block, SUM_ROWS=block, LONG_SUM_ROWS=block),
-        mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, PORTION_ELEMENTS=5 * block),
-    )
-    with by(method), small[0], small[1]:
+    small = {"BLOCK_ELEMENTS": block, "SUM_ROWS": block, "LONG_SUM_ROWS": block}
+    with (
+        by(method, block),
+        mock.patch.multiple(conv_taps, **small),
+        mock.patch.multiple(conv_columns, SUM_ROWS=block, ROWS=block),
+    ):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
@@ -103,7 +119,7 @@ def test_winograd_matrices_compute_a_correlation(m):
 @pytest.mark.parametrize(
     ("padding", "stride"), [("same", 1), *((p, s) for p in ("valid", (3, 5, 4)) for s in (1, 2, (1, 3, 2)))]
 )
-@pytest.mark.parametrize("method", ["taps", "columns"])
+@pytest.mark.parametrize("method", WINDOWS)
 def test_padding_wider_than_the_window(method, stride, padding):
     for shape in ((1, 5, 7, 6, 3), (5, 5, 7, 6, 3)):
         with by(method):
@@ -128,10 +144,9 @@ def test_arrays_that_are_not_contiguous():
 def test_same_bits_on_any_number_of_threads(method, frames):
     inputs = arrays((3, 4, 17, 15, 24), (frames, 3, 3, 24, 40), (40,))
     with (
-        by(method),
+        by(method, 5000),
         mock.patch.object(conv_winograd, "BLOCK_ELEMENTS", 400),
         mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=1000, LARGE=900, ROWS=16),
-        mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=5000, PORTION_ELEMENTS=20_000),
     ):
         agree(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs, WINOGRAD)
         same_bits(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs)
@@ -155,19 +170,24 @@ def test_choice(x, weight, stride, expected):
     assert conv.choose(x, weight, (*y, weight[4]), stride, tuple(pads), (1, 1, 1))[0] is expected
 
 
-def test_columns_are_never_more_than_a_block(monkeypatch):
-    sizes, columns = [], conv_columns.Windows.columns
+@pytest.mark.parametrize(
+    ("method", "block", "expected"),
+    [
+        ("columns", 2 * 10 * 27 * 4, [2 * 10 * 27 * 4]),  # two lines of windows at a time
+        ("columns, lines shared", 2 * 100 * 9 * 4 * 12, [2 * 100 * 9 * 4 * 10]),  # two samples
+    ],
+)
+def test_columns_are_never_more_than_a_block(method, block, expected, monkeypatch):
+    sizes, columns = set(), conv_columns.Block.columns
 
-    def watched(self, block):
-        made = columns(self, block)
-        sizes.append(made.size)
-        return made
+    def watched(self, *given):
+        sizes.add(self.numbers)
+        return columns(self, *given)
 
-    monkeypatch.setattr(conv_columns.Windows, "columns", watched)
-    monkeypatch.setattr(conv_columns, "BLOCK_ELEMENTS", 2 * 10 * 27 * 4)
-    with by("columns"):
-        outcome(lambda x, w: F.conv3d(x, w, padding=1), arrays((2, 6, 10, 10, 4), (3, 3, 3, 4, 4)), "fast")
-    assert set(sizes) == {2 * 10 * 27 * 4}
+    monkeypatch.setattr(conv_columns.Block, "columns", watched)
+    with by(method, block):
+        outcome(lambda x, w: F.conv3d(x, w, padding=1), arrays((4, 10, 10, 10, 4), (3, 3, 3, 4, 4)), "fast")
+    assert sizes == set(expected)
 
 
 @QUICK

@@ -124,7 +124,7 @@ def choose(x, weight, y, stride, pads, dilation):
     """The method for these shapes, a module and what else it wants to know: the least of the estimated times."""
     estimates = {(conv_taps,): taps_time(x, weight, y, stride, pads, dilation)}
     if math.prod(weight) <= conv_columns.WEIGHT_ELEMENTS:
-        estimates[(conv_columns,)] = columns_time(weight, y)
+        estimates[(conv_columns,)] = columns_time(x, weight, y, stride, pads, dilation)
     before = pads[0][0]
     whole = before == 0 and x[1] == y[1] if weight[0] == 1 else before < weight[0] and y[1] <= x[1] + before
     if whole and weight[1:3] == (3, 3) and stride == dilation == ONE:  # `whole`: no output frame sees padding alone
@@ -132,10 +132,14 @@ def choose(x, weight, y, stride, pads, dilation):
     return min(estimates, key=estimates.get)
 
 
-def columns_time(weight, y):
-    """Estimated ns on one core: every window is gathered and multiplied."""
-    row, k = math.prod(weight[:4]), weight[4]
-    return math.prod(y[:4]) * row * (COPY + 2 * k / GFLOPS)
+def columns_time(x, weight, y, stride, pads, dilation):
+    """Estimated ns on one core: every window is gathered and multiplied; or lines, and what meets no padding."""
+    row, k, outputs = math.prod(weight[:4]), weight[4], math.prod(y[:4])
+    if not conv_columns.shares_lines(weight, stride, dilation):
+        return outputs * row * (COPY + 2 * k / GFLOPS)
+    line, places = row // weight[1], outputs // y[2]
+    met = _met(x[2], y[2], weight[1], stride[1], pads[1], 1)
+    return places * (line * (x[2] * COPY + 2 * k * met / GFLOPS) + 2 * COPY * y[2] * k)
 
 
 def taps_time(x, weight, y, stride, pads, dilation):
@@ -151,8 +155,8 @@ def winograd_time(m, x, weight, y, pads):
     taps, *_, c, k = weight
     n, tiles = (m + 2) ** 2, y[0] * -(-y[2] // m) * -(-y[3] // m)
     frames = _met(x[1], y[1], taps, 1, pads[0], 1)
-    seen = x[1] * n * c * (2 * COPY + 2 * n / GFLOPS)
-    made = y[1] * m * m * k * (2 * COPY + 2 * n / GFLOPS)
+    seen = x[1] * n * c * (3 * COPY + 2 * n / GFLOPS)
+    made = y[1] * m * m * k * (3 * COPY + 2 * n / GFLOPS)
     return tiles * (seen + 2 * n * frames * c * k / GFLOPS + made) + 3 * COPY * n * taps * c * k
 
 

@@ -1,14 +1,17 @@
 """Convolution as a matrix product over blocks of columns: docs/kernels/conv_columns.md.
 
 A row of the column matrix is one window, unrolled: taps * C numbers. As a whole the matrix would be `taps` times the
-input (27 times for 3x3x3); here a block of it, small enough for the cache, is gathered, multiplied and forgotten. For
-few channels: with many, every tap is a good matrix product by itself (conv_taps.py).
+input (27 times for 3x3x3); here a block of it, small enough for the cache, is gathered, multiplied and forgotten. And
+of windows one above the other, which have lines in common, each line is gathered once. For few channels: with many,
+every tap is a good matrix product by itself (conv_taps.py).
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 
 import numpy as np
 
@@ -18,44 +21,57 @@ from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones would make short calls, see README.md
 WEIGHT_ELEMENTS = 256 * 1024  # of a weight that this is for: each part sums up a gradient of that size, 1 MB
-PORTION_ELEMENTS = 1024 * 1024  # of input gathered at once by a thread, 4 MB, unless one frame's output sees more
+SHORT_LINES = 128  # numbers that a window has on lines of one height; with more, sharing lines is not worth the order
+ROWS = 128  # of a matrix, if there are so many
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
-SHORT_RUN = 64  # numbers of one row of a window; shorter ones are gathered in two steps
+PAGE, LINE = 1024, 16  # numbers in 4 KB, and in a line of the cache
+BYTES = 4  # of a number
 
 
 def correlate(x, weight, y, stride, pads, dilation):
     """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
-    w = weight.reshape(-1, weight.shape[4])
+    w = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # heights outermost, as in a row of columns
+    shapes = (x.shape, weight.shape, y.shape, stride, tuple(pads), dilation)
 
     def one(part):
-        for some in portions(part, weight.shape, stride, dilation, y.shape):
-            windows, out = Windows(x, weight.shape, stride, pads, dilation, y.shape, some), y[some]
-            for block in windows.blocks():
-                rows = out[block].reshape(-1, out.shape[-1])  # a view: a block is a run of whole lines
-                multiply(windows.columns(block), w, rows)
+        for where, block in blocks(*part, *shapes):
+            out = y[where]
+            rows = block.rows(out) if block.in_place else memory.empty((*block.outputs, y.shape[4]), y.dtype)
+            for heights, taps, matrix in block.columns(x, where):
+                multiply(matrix, w[taps], rows[heights])
+            if not block.in_place:
+                block.write(rows, out)
 
     threads.run(one, parts(y.shape, weight.size))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
     """Sum over blocks of columns^T times gy; each part sums for itself, and the sums are added in the parts' order."""
+    kt, kh, kw, c, k = gw.shape
+    shapes = (x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation)
 
     def one(part):
-        total = np.zeros((math.prod(gw.shape[:4]), gw.shape[4]), gy.dtype)
-        for some in portions(part, gw.shape, stride, dilation, gy.shape):
-            windows, g = Windows(x, gw.shape, stride, pads, dilation, gy.shape, some), gy[some]
-            for block in windows.blocks():
-                columns, rows = windows.columns(block), g[block].reshape(-1, g.shape[-1])
-                whole = len(rows) // SUM_ROWS * SUM_ROWS
-                if whole:
-                    a, b = (m[:whole].reshape(-1, SUM_ROWS, m.shape[1]) for m in (columns, rows))
-                    products = memory.empty((len(a), *total.shape), total.dtype)
-                    total += multiply(a.swapaxes(1, 2), b, products).sum(axis=0)
-                if whole < len(rows):
-                    total += columns[whole:].T @ rows[whole:]
+        total = np.zeros((kh * kt * kw * c, k), gy.dtype)
+        for where, block in blocks(*part, *shapes):
+            rows = block.rows(gy[where])
+            for heights, taps, matrix in block.columns(x, where):
+                add_gradient(matrix, rows[heights], total[taps])
         return total
 
-    gw[...] = sum(threads.run(one, parts(gy.shape, gw.size))).reshape(gw.shape)
+    total = sum(threads.run(one, parts(gy.shape, gw.size)))
+    gw[...] = total.reshape(kh, kt, kw, c, k).swapaxes(0, 1)
+
+
+def add_gradient(columns, gy, total):
+    """total += columns^T gy, summed over heights, for (heights, rows, ·); in short sums, and what is left over."""
+    rows = gy.shape[1]
+    whole = rows // SUM_ROWS * SUM_ROWS
+    for some, each in ((slice(0, whole), SUM_ROWS), (slice(whole, rows), rows - whole)):
+        if some.stop > some.start:
+            sums = (some.stop - some.start) // each
+            a, b = (m[:, some].reshape(len(m), sums, each, m.shape[2]) for m in (columns, gy))
+            products = memory.empty((*b.shape[:2], *total.shape), total.dtype)
+            total += multiply(a.swapaxes(2, 3), b, products).sum(axis=(0, 1))
 
 
 def parts(shape, weight_size):
@@ -67,52 +83,117 @@ def parts(shape, weight_size):
     return [(slice(n, n + 1), frames) for n in range(shape[0]) for frames in threads.shares(shape[1], each)]
 
 
-def portions(part, weight, stride, dilation, shape):
-    """A part in pieces whose padded input, and what its lines of windows see of it, take a few MB."""
-    samples, frames = part
-    (kt, kh, kw, c, _), (_, _, h, w, _) = weight, shape
-    frame = w * ((h - 1) * stride[1] + dilation[1] * (kh - 1) + 1) * kw * c
-    reach = dilation[0] * (kt - 1) + 1
-    each = frame * ((frames.stop - frames.start - 1) * stride[0] + reach)  # of one sample
-    if each <= PORTION_ELEMENTS:
-        frames_each, samples_each = frames.stop - frames.start, PORTION_ELEMENTS // each
-    else:
-        frames_each, samples_each = max(1, (PORTION_ELEMENTS // frame - reach) // stride[0] + 1), 1
-    return list(itertools.product(threads.cuts(samples, samples_each), threads.cuts(frames, frames_each)))
+def shares_lines(weight, stride, dilation):
+    """Whether windows one above the other have most lines in common, and short ones: so it pays to gather them once."""
+    return dilation[1] == 1 and weight[1] > 2 * stride[1] and weight[0] * weight[2] * weight[3] <= SHORT_LINES
 
 
-class Windows:
-    """The windows of one part of the output: `view` (n, T', H', W', ...) of runs, each window ... runs."""
+def blocks(samples, frames, x, weight, y, stride, pads, dilation):
+    """(where, Block) for each piece of a part of the output whose columns fit the cache; `where` are three slices."""
+    n, t, (height, width) = samples.stop - samples.start, frames.stop - frames.start, y[2:4]
+    if shares_lines(weight, stride, dilation):  # as many whole frames as fit, or some lines of one or a few
+        line = width * weight[0] * weight[2] * weight[3]  # numbers gathered from a line of one frame
+        fit = BLOCK_ELEMENTS // (line * ((height - 1) * stride[1] + weight[1]))
+        least = min(-(-ROWS // width), n * t)
+        band = height if fit >= least else (BLOCK_ELEMENTS // (least * line) - weight[1]) // stride[1] + 1
+        each = max(fit, least)
+        cuts = threads.pieces(n, each // t), threads.pieces(t, each), threads.pieces(height, band)
+    else:  # whole lines of the output, one after the other
+        *cuts, _ = threads.block_cuts((n, t, height, width), BLOCK_ELEMENTS // math.prod(weight[:4]))
+    for some, few, heights in itertools.product(*cuts):
+        where = _after(samples.start, some), _after(frames.start, few), heights
+        extent = some.stop - some.start, few.stop - few.start, heights.start, heights.stop
+        yield where, Block.of(x, weight, y, stride, pads, dilation, *extent)
 
-    def __init__(self, x, weight, stride, pads, dilation, out_shape, part):
-        samples, frames = part
-        (kt, kh, kw, c, _), (dt, dh, dw) = weight, dilation
-        self.dtype, self.row = x.dtype, kt * kh * kw * c
-        counts = (frames.stop - frames.start, *out_shape[2:4])
-        first = [n * s - before for n, s, (before, _) in zip((frames.start, 0, 0), stride, pads, strict=True)]
-        size = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(counts, stride, dilation, weight[:3], strict=True)]
-        big = padded(x[samples], first, size)
-        n, st = big.shape[0], big.strides
-        steps = [s * step for s, step in zip(st[1:4], stride, strict=True)]
-        if dw > 1:
-            shape, strides, self.run = (*counts, kt, kh, kw), (*steps, dt * st[1], dh * st[2], dw * st[3]), c
-        elif dh > 1 or kh == 1 or kw * c > SHORT_RUN:
-            shape, strides, self.run = (*counts, kt, kh), (*steps, dt * st[1], dh * st[2]), kw * c
-        else:  # first what each line of windows sees of each row, so that a window's rows then lie one below the other
-            lines = memory.empty((n, size[0], counts[2], size[1], kw * c), x.dtype)
-            in_runs(lines)[...] = strided(big, lines.shape[:4], (st[0], st[1], steps[2], st[2]), kw * c)
-            big, st = lines, lines.strides
-            shape, self.run = (*counts, kt), kh * kw * c
-            strides = (stride[0] * st[1], stride[1] * st[3], st[2], dt * st[1])
-        self.view = strided(big, (n, *shape), (st[0], *strides), self.run)
 
-    def blocks(self):
-        """Index tuples that cut the windows into runs of whole lines whose columns fit the cache."""
-        return threads.blocks(self.view.shape[:4], BLOCK_ELEMENTS // self.row)
+def _after(start, some):
+    return slice(start + some.start, start + some.stop)
 
-    def columns(self, block):
-        """The rows of the column matrix for a block."""
-        windows = self.view[block]
-        out = memory.empty((*windows.shape, self.run), self.dtype)
-        in_runs(out)[...] = windows
-        return out.reshape(-1, self.row)
+
+class Block:
+    """A piece of the output whose columns are gathered at once, and all about it that follows from shapes alone.
+
+    There are two orders of columns. Where windows have no lines in common, a row is a window, and rows are in the order
+    of the outputs. Where they have, a row holds all that the windows of one place (sample, frame, w) see, from the
+    first line of the uppermost to the last of the lowest, and a window is a stretch of it: there is a matrix for each
+    height, and they overlap. Lines in the padding are left out.
+    """
+
+    def __init__(self, x, weight, y, stride, pads, dilation, n, t, start, stop):
+        (kt, kh, kw, c, _), (st, sh, sw), (dt, dh, dw) = weight, stride, dilation
+        shared = shares_lines(weight, stride, dilation)
+        h, w = stop - start, y[3]
+        top = start * sh - pads[1][0]
+        end = top + (h - 1) * sh + dh * (kh - 1) + 1
+        first, last = (min(max(0, line), x[2]) for line in (top, end)) if shared else (top, end)
+        self.stride, self.first = st, (-pads[0][0], first, -pads[2][0])
+        self.size = (t - 1) * st + dt * (kt - 1) + 1, last - first, (w - 1) * sw + dw * (kw - 1) + 1
+
+        taps = [(kt, 1, dt)] if dw == 1 else [(kt, 1, dt), (kw, 3, dw)]  # (how many, axis of x, step)
+        self.run = kw * c if dw == 1 else c
+        if shared:
+            self.outputs, rows, row = (h, n * t * w), [(n, 0, 1), (t, 1, st), (w, 3, sw)], [(last - first, 2, 1), *taps]
+        else:
+            self.outputs, row = (1, n * t * h * w), [(kh, 2, dh), *taps]
+            rows = [(n, 0, 1), (t, 1, st), (h, 2, sh), (w, 3, sw)]
+        self.in_place = not shared or n * t == 1
+        pitch = math.prod(size for size, *_ in row) * self.run
+        pitch += 2 * LINE * (pitch % PAGE < LINE or pitch % PAGE > PAGE - LINE)
+        self.numbers = self.outputs[1] * pitch
+        self.shape, *self.steps = zip(*rows, *row, strict=True)
+        self.strides = _strides(rows, BYTES * pitch) + _strides(row, BYTES * self.run)
+
+        line = kt * kw * c  # numbers of a window on lines of one height
+        self.matrices = []
+        for (begin, stop), heights in itertools.groupby(
+            range(self.outputs[0]), lambda i: _inside(top + i * sh, kh, x[2]) if shared else (0, kh)
+        ):
+            heights = list(heights)
+            offset = (top + heights[0] * sh + begin - first) * line if stop > begin else 0
+            shape = len(heights), self.outputs[1], (stop - begin) * line
+            strides = BYTES * sh * line, BYTES * pitch, BYTES
+            some, taps = slice(heights[0], heights[-1] + 1), slice(begin * line, stop * line)
+            self.matrices.append((some, taps, shape, BYTES * offset, strides))
+
+    @staticmethod
+    @functools.lru_cache(1024)
+    def of(*shapes):
+        return Block(*shapes)
+
+    def columns(self, x, where):
+        """(heights, taps, matrix) to multiply: matrix (heights, rows, ·) and the rows of the weight that it meets."""
+        first = self.first[0] + where[1].start * self.stride, *self.first[1:]
+        seen = padded(x[where[0]], first, self.size)
+        rows = memory.empty((self.numbers,), x.dtype)
+        strides = tuple(seen.strides[axis] * step for axis, step in zip(*self.steps, strict=True))
+        to = np.ndarray(self.shape, f"V{BYTES * self.run}", rows, 0, self.strides)
+        to[...] = strided(seen, self.shape, strides, self.run)
+        return [
+            (heights, taps, np.ndarray(shape, x.dtype, rows, offset, strides))
+            for heights, taps, shape, offset, strides in self.matrices
+        ]
+
+    def rows(self, part):
+        """The block of the output, (n, t, h, w, K), by heights: (heights, rows, K). A copy if not `in_place`."""
+        if self.in_place:
+            return part.reshape(*self.outputs, -1)
+        rows = memory.empty((*self.outputs, part.shape[4]), part.dtype)
+        by_height = in_runs(part).transpose(2, 0, 1, 3)
+        in_runs(rows).reshape(by_height.shape)[...] = by_height
+        return rows
+
+    def write(self, rows, part):
+        """The inverse of `rows`."""
+        by_height = in_runs(part).transpose(2, 0, 1, 3)
+        by_height[...] = in_runs(rows).reshape(by_height.shape)
+
+
+def _strides(axes, last):
+    """In bytes, of axes (size, …) without gaps between them."""
+    return tuple(itertools.accumulate([size for size, *_ in axes[:0:-1]], operator.mul, initial=last))[::-1]
+
+
+def _inside(top, size, height):
+    """Which of the lines top, …, top + size - 1 are among `height` lines: from and to."""
+    begin = min(max(0, -top), size)
+    return begin, max(begin, min(size, height - top))
