@@ -25,10 +25,14 @@ WINOGRAD = 1e-4  # of the largest value; what the other methods have to keep is 
 
 
 @contextlib.contextmanager
-def columns(block=conv_columns.BLOCK_ELEMENTS, shared=conv_columns.SHORT_LINES):
-    """Blocks of that size, and how long lines may be that windows share: a block is planned once for its shapes."""
-    with mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, SHORT_LINES=shared):
-        conv_columns.Block.of.cache_clear()
+def columns(block, shared):
+    """Columns in blocks of that size; and whether windows share their lines, where they have any in common."""
+
+    def shares_lines(weight, stride, dilation):
+        return shared and dilation[1] == 1 and weight[1] > stride[1]
+
+    with mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, shares_lines=shares_lines):
+        conv_columns.Block.of.cache_clear()  # a block is planned once for its shapes
         yield
     conv_columns.Block.of.cache_clear()
 
@@ -55,8 +59,8 @@ def convolutions(draw, window=None, steps=True, groups=True):
 @contextlib.contextmanager
 def by(method, block=conv_columns.BLOCK_ELEMENTS):
     """Every convolution by that method, whatever would be quickest."""
-    shared = 10**9 if method.endswith("shared") else 0
-    with mock.patch.object(conv, "choose", lambda *shapes: METHODS[method]), columns(block, shared):
+    choice = mock.patch.object(conv, "choose", lambda *shapes: METHODS[method])
+    with choice, columns(block, method.endswith("shared")):
         yield
 
 
@@ -168,6 +172,21 @@ def test_choice(x, weight, stride, expected):
     pads = [(k // 2, k // 2) for k in weight[:3]]
     y = (x[0], *((n + 2 * p - k) // s + 1 for n, (p, _), k, s in zip(x[1:4], pads, weight, stride, strict=False)))
     assert conv.choose(x, weight, (*y, weight[4]), stride, tuple(pads), (1, 1, 1))[0] is expected
+
+
+@pytest.mark.parametrize(
+    ("weight", "stride", "expected"),
+    [
+        ((5, 7, 7, 1, 16), (2, 2, 2), True),
+        ((1, 3, 3, 16, 16), (1, 1, 1), True),
+        ((1, 7, 7, 3, 64), (1, 2, 2), False),  # 64 outputs are more than the lines of 3 channels
+        ((1, 3, 3, 128, 128), (1, 2, 2), False),  # one line in three is shared
+        ((3, 1, 1, 16, 16), (1, 1, 1), False),
+    ],
+)
+def test_lines_are_shared_where_it_saves_copies(weight, stride, expected):
+    assert conv_columns.shares_lines(weight, stride, (1, 1, 1)) is expected
+    assert not conv_columns.shares_lines(weight, stride, (1, 2, 1))
 
 
 @pytest.mark.parametrize(

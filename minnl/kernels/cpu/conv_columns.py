@@ -21,7 +21,7 @@ from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones would make short calls, see README.md
 WEIGHT_ELEMENTS = 256 * 1024  # of a weight that this is for: each part sums up a gradient of that size, 1 MB
-SHORT_LINES = 128  # numbers that a window has on lines of one height; with more, sharing lines is not worth the order
+WORTH = 0.8  # of what gathering every window by itself copies: sharing lines has to copy less
 ROWS = 128  # of a matrix, if there are so many
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
 PAGE, LINE = 1024, 16  # numbers in 4 KB, and in a line of the cache
@@ -84,8 +84,13 @@ def parts(shape, weight_size):
 
 
 def shares_lines(weight, stride, dilation):
-    """Whether windows one above the other have most lines in common, and short ones: so it pays to gather them once."""
-    return dilation[1] == 1 and weight[1] > 2 * stride[1] and weight[0] * weight[2] * weight[3] <= SHORT_LINES
+    """Whether it pays that windows one above the other take the lines that they have in common from one place.
+
+    Each line is gathered once then, but outputs have to be brought into another order, which copies them twice.
+    """
+    kt, kh, kw, c, k = weight
+    line = kt * kw * c  # numbers of a window on lines of one height
+    return dilation[1] == 1 and line * stride[1] + 2 * k < WORTH * line * kh
 
 
 def blocks(samples, frames, x, weight, y, stride, pads, dilation):

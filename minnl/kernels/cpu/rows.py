@@ -11,7 +11,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 
-BLOCK = 256 * 1024  # numbers that an operation is given at most, 1 MB
+BLOCK = 400 * 1024  # numbers that an operation is given at most, 1.6 MB
 ALONE = 1024 * 1024  # numbers: fewer are done on one thread before another has woken up
 WIDTH = 8 * 1024  # rows at least as wide where a channel's number is added to or multiplied with many
 LANES = 512  # and where sums go down their columns
