@@ -147,7 +147,7 @@ def error_curves(path, rows):
     -------
     path
     """
-    figure = _figure(9, 5)
+    figure = _figure(9, 5 + 0.2 * len(rows))
     axes = figure.subplots()
     for i, (label, folders) in enumerate(rows):
         logs = [read_log(folder)["epoch"] for folder in folders]
@@ -164,7 +164,7 @@ def error_curves(path, rows):
     axes.set(xlabel="epoch", ylabel="error (%)", title="test error (solid) and training error (dashed)")
     axes.set_ylim(0, 101)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center")  # on the axes it would hide curves that go down
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
     return path
