@@ -88,35 +88,35 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
     """gx = gy spread by the weight: a correlation of gy with the mirrored weight, for each phase of the stride one.
 
     With stride s output p sees input s * p + k - padding by tap k, so inputs s * j + phase meet every s-th tap only,
-    and at these, output and input step together: a correlation of stride 1.
+    and at these, output and input step together: a correlation of stride 1. Each thread has samples of its own, and
+    takes them through all phases.
     """
     if any(s > k for s, k in zip(stride, weight.shape, strict=False)):
         gx.fill(0)  # there are phases that no tap meets
+    phases = []
     for phase in itertools.product(*map(range, stride)):
-        positions = gx[:, phase[0] :: stride[0], phase[1] :: stride[1], phase[2] :: stride[2]]
         taps, before = [], []
         for k, s, d, first, (padding, _) in zip(weight.shape[:3], stride, dilation, phase, pads, strict=True):
             tap = (first + padding) % s
             taps.append(slice(tap, None, s))
             before.append((d * (len(range(tap, k, s)) - 1) - (first + padding - tap) // s, 0))
-        mirrored = weight[tuple(taps)][::-1, ::-1, ::-1].swapaxes(3, 4)
-        if not (positions.size and mirrored.size):
-            continue
-        if stride == ONE:
-            correlate(gy, mirrored, gx, ONE, before, dilation)
-        else:
-            apart = memory.empty(positions.shape, gx.dtype)
-            correlate(gy, mirrored, apart, ONE, before, dilation)
-            _copy(apart, positions)
-
-
-def _copy(array, to):
-    """to[...] = array, on all threads by samples."""
+        where = tuple(slice(first, None, s) for first, s in zip(phase, stride, strict=True))
+        phases.append((where, weight[tuple(taps)][::-1, ::-1, ::-1].swapaxes(3, 4), before))
 
     def one(samples):
-        in_runs(to[samples])[...] = in_runs(array[samples])
+        for where, mirrored, before in phases:
+            positions = gx[(samples, *where)]
+            if positions.size and mirrored.size:
+                apart = memory.empty(positions.shape, gx.dtype)
+                correlate(gy[samples], mirrored, apart, ONE, before, dilation)
+                in_runs(positions)[...] = in_runs(apart)
 
-    threads.run(one, threads.shares(len(array), 8 if array.size > 256 * 1024 else 1))
+    if stride == ONE:
+        (_, mirrored, before), *_ = phases
+        correlate(gy, mirrored, gx, ONE, before, dilation)
+    else:
+        tasks = threads.tasks_for(2 * gy.size * math.prod(weight.shape[:4]))
+        threads.run(one, threads.shares(len(gy), tasks))
 
 
 @functools.lru_cache(4096)
