@@ -55,14 +55,19 @@ class Result:
 
 
 def measure(calls, repeats, place=places.CPU):
-    """Seconds of each round of functions without arguments, given by name, in turns."""
+    """Seconds of each round of functions without arguments, given by name, in turns.
+
+    A turn begins with a call that does not count: the other's threads have just been busy, its own are asleep, and its
+    arrays are no longer in the cache. In training, which goes on and on, that is not so.
+    """
     once = {name: max(place.timed(call, place.warm_up), 1e-9) for name, call in calls.items()}
     times = {name: max(1, round(SHORTEST / seconds)) for name, seconds in once.items()}
-    a_round = sum(times[name] * once[name] for name in calls)
+    a_round = sum((1 + times[name]) * once[name] for name in calls)
     repeats = min(repeats, max(FEWEST, int(PATIENCE / a_round)))
     seconds = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             time.sleep(place.pause)
+            place.timed(call, 1)
             seconds[name].append(place.timed(call, times[name]))
     return seconds
