@@ -32,9 +32,11 @@ def columns(block, shared):
         return shared and dilation[1] == 1 and weight[1] > stride[1]
 
     with mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, shares_lines=shares_lines):
-        conv_columns.Block.of.cache_clear()  # a block is planned once for its shapes
+        for planned in (conv_columns.Block.of, conv_columns.upright_shapes):  # once for its shapes
+            planned.cache_clear()
         yield
-    conv_columns.Block.of.cache_clear()
+    for planned in (conv_columns.Block.of, conv_columns.upright_shapes):
+        planned.cache_clear()
 
 
 @st.composite
@@ -81,8 +83,19 @@ def test_method(method, block, case):
     with (
         by(method, block),
         mock.patch.multiple(conv_taps, **small),
-        mock.patch.multiple(conv_columns, SUM_ROWS=block, ROWS=block),
+        mock.patch.multiple(conv_columns, SUM_ROWS=block, LONG_SUM_ROWS=block, LARGE_SUM=block, ROWS=block),
     ):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("block", [1, 300, 10**6])
+@QUICK
+@given(case=convolutions((None, 1, 1)))
+def test_columns_along_time_alone(block, case):
+    x, weight, arguments = case
+    for name in ("stride", "padding", "dilation"):
+        arguments[name] = arguments[name][0], *((0, 0) if name == "padding" else (1, 1))
+    with by("columns, lines shared", block), mock.patch.multiple(conv_columns, ROWS=4, LARGE_SUM=block):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
@@ -162,7 +175,8 @@ def test_same_bits_on_any_number_of_threads(method, frames):
         ((4, 8, 28, 28, 64), (1, 3, 3, 64, 64), (1, 1, 1), conv_winograd),
         ((4, 4, 14, 14, 128), (3, 3, 3, 128, 128), (1, 1, 1), conv_winograd),
         ((4, 8, 28, 28, 64), (1, 1, 1, 64, 256), (1, 1, 1), conv_taps),
-        ((4, 8, 28, 28, 256), (3, 1, 1, 256, 64), (1, 1, 1), conv_taps),
+        ((4, 8, 28, 28, 256), (3, 1, 1, 256, 64), (1, 1, 1), conv_columns),
+        ((4, 4, 7, 7, 1024), (3, 1, 1, 1024, 256), (1, 1, 1), conv_taps),
         ((4, 4, 4, 4, 512), (1, 3, 3, 512, 512), (1, 1, 1), conv_taps),
         ((4, 8, 112, 112, 3), (1, 7, 7, 3, 64), (1, 2, 2), conv_columns),
         ((32, 16, 32, 32, 1), (5, 7, 7, 1, 16), (2, 2, 2), conv_columns),

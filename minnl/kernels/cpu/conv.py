@@ -134,6 +134,7 @@ def choose(x, weight, y, stride, pads, dilation):
 
 def columns_time(x, weight, y, stride, pads, dilation):
     """Estimated ns on one core: every window is gathered and multiplied; or lines, and what meets no padding."""
+    x, weight, y, stride, pads, dilation = conv_columns.upright_shapes(x, weight, y, stride, pads, dilation)
     row, k, outputs = math.prod(weight[:4]), weight[4], math.prod(y[:4])
     if not conv_columns.shares_lines(weight, stride, dilation):
         return outputs * row * (COPY + 2 * k / GFLOPS)

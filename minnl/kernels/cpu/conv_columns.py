@@ -24,12 +24,15 @@ WEIGHT_ELEMENTS = 256 * 1024  # of a weight that this is for: each part sums up 
 WORTH = 0.8  # of what gathering every window by itself copies: sharing lines has to copy less
 ROWS = 128  # of a matrix, if there are so many
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
+LONG_SUM_ROWS = 240  # the same where each sum is a call:
+LARGE_SUM = 48 * 1024  # elements of a weight from which on several sums in one call would leave the cache
 PAGE, LINE = 1024, 16  # numbers in 4 KB, and in a line of the cache
 BYTES = 4  # of a number
 
 
 def correlate(x, weight, y, stride, pads, dilation):
     """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
+    x, weight, y, stride, pads, dilation = upright(x, weight, y, stride, pads, dilation)
     w = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # heights outermost, as in a row of columns
     shapes = (x.shape, weight.shape, y.shape, stride, tuple(pads), dilation)
 
@@ -42,11 +45,12 @@ def correlate(x, weight, y, stride, pads, dilation):
             if not block.in_place:
                 block.write(rows, out)
 
-    threads.run(one, parts(y.shape, weight.size))
+    threads.run(one, parts(y.shape, weight.shape, stride))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
     """Sum over blocks of columns^T times gy; each part sums for itself, and the sums are added in the parts' order."""
+    x, gw, gy, stride, pads, dilation = upright(x, gw, gy, stride, pads, dilation)
     kt, kh, kw, c, k = gw.shape
     shapes = (x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation)
 
@@ -58,15 +62,21 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
                 add_gradient(matrix, rows[heights], total[taps])
         return total
 
-    total = sum(threads.run(one, parts(gy.shape, gw.size)))
+    total = sum(threads.run(one, parts(gy.shape, gw.shape, stride)))
     gw[...] = total.reshape(kh, kt, kw, c, k).swapaxes(0, 1)
 
 
 def add_gradient(columns, gy, total):
-    """total += columns^T gy, summed over heights, for (heights, rows, ·); in short sums, and what is left over."""
+    """total += columns^T gy, summed over heights, for (heights, rows, ·)."""
+    if total.size >= LARGE_SUM:
+        product = memory.empty(total.shape, total.dtype)
+        for some in threads.pieces(gy.shape[1], LONG_SUM_ROWS):
+            for a, b in zip(columns, gy, strict=True):
+                total += multiply(a[some].T, b[some], product)
+        return
     rows = gy.shape[1]
     whole = rows // SUM_ROWS * SUM_ROWS
-    for some, each in ((slice(0, whole), SUM_ROWS), (slice(whole, rows), rows - whole)):
+    for some, each in ((slice(0, whole), SUM_ROWS), (slice(whole, rows), rows - whole)):  # short sums; what is left
         if some.stop > some.start:
             sums = (some.stop - some.start) // each
             a, b = (m[:, some].reshape(len(m), sums, each, m.shape[2]) for m in (columns, gy))
@@ -74,45 +84,79 @@ def add_gradient(columns, gy, total):
             total += multiply(a.swapaxes(2, 3), b, products).sum(axis=(0, 1))
 
 
-def parts(shape, weight_size):
-    """(samples, frames) slices that cut an output (N, T', H', W', K): by samples, and by frames if those are few."""
-    wanted = threads.tasks_for(2 * math.prod(shape[:4]) * weight_size)
-    if shape[0] >= wanted:
-        return [(samples, slice(0, shape[1])) for samples in threads.shares(shape[0], wanted)]
-    each = -(-wanted // shape[0])
-    return [(slice(n, n + 1), frames) for n in range(shape[0]) for frames in threads.shares(shape[1], each)]
+def upright(x, weight, y, stride, pads, dilation):
+    """The same convolution; but for windows along time alone time is the height, and all places of a frame are a line.
+
+    For x, weight and y as arrays. So windows one after the other in time, too, can share what they see in common.
+    """
+    how = upright_shapes(x.shape, weight.shape, y.shape, stride, tuple(pads), dilation)
+    return *(a.reshape(shape) for a, shape in zip((x, weight, y), how, strict=False)), *how[3:]
+
+
+@functools.lru_cache(1024)
+def upright_shapes(x, weight, y, stride, pads, dilation):
+    """`upright` for shapes."""
+    turned = (1, weight[0], 1, *weight[3:]), (1, stride[0], 1), (1, dilation[0], 1)
+    same_places = weight[1:3] == stride[1:] == (1, 1) and x[2:4] == y[2:4] and pads[1][0] == pads[2][0] == 0
+    if not (same_places and shares_lines(*turned)):
+        return x, weight, y, stride, pads, dilation
+    x, y = ((n, 1, t, h * w, c) for n, t, h, w, c in (x, y))
+    weight, stride, dilation = turned
+    return x, weight, y, stride, ((0, 0), pads[0], (0, 0)), dilation
+
+
+def parts(y, weight, stride):
+    """(samples, frames, places) slices that cut an output (N, T', H', W', K) in tasks: by samples, or also by frames.
+
+    By places on a line instead if a sample is one frame and windows do not share places.
+    """
+    wanted = threads.tasks_for(2 * math.prod(y[:4]) * math.prod(weight))
+    each = -(-wanted // y[0])
+    places = each if y[1] == 1 and _narrow(weight, stride) else 1
+    return list(
+        itertools.product(threads.shares(y[0], wanted), threads.shares(y[1], each), threads.shares(y[3], places))
+    )
+
+
+def _narrow(weight, stride):
+    """Whether windows are one place wide, one beside the other: then any places can be taken by themselves."""
+    return weight[2] == stride[2] == 1
 
 
 def shares_lines(weight, stride, dilation):
     """Whether it pays that windows one above the other take the lines that they have in common from one place.
 
-    Each line is gathered once then, but outputs have to be brought into another order, which copies them twice.
+    Each line is gathered once then, but outputs have to be brought into another order, which copies them twice; not
+    those of narrow windows, whose blocks are pieces of single frames.
     """
     kt, kh, kw, c, k = weight
     line = kt * kw * c  # numbers of a window on lines of one height
-    return dilation[1] == 1 and line * stride[1] + 2 * k < WORTH * line * kh
+    copies = 0 if kt == 1 and _narrow(weight, stride) else 2 * k
+    return dilation[1] == 1 and line * stride[1] + copies < WORTH * line * kh
 
 
-def blocks(samples, frames, x, weight, y, stride, pads, dilation):
-    """(where, Block) for each piece of a part of the output whose columns fit the cache; `where` are three slices."""
-    n, t, (height, width) = samples.stop - samples.start, frames.stop - frames.start, y[2:4]
+def blocks(samples, frames, places, x, weight, y, stride, pads, dilation):
+    """(where, Block) for each piece of a part of the output whose columns fit the cache; `where` are four slices."""
+    n, t, height, width = (s.stop - s.start for s in (samples, frames, slice(0, y[2]), places))
+    across = [slice(0, width)]
     if shares_lines(weight, stride, dilation):  # as many whole frames as fit, or some lines of one or a few
-        line = width * weight[0] * weight[2] * weight[3]  # numbers gathered from a line of one frame
-        fit = BLOCK_ELEMENTS // (line * ((height - 1) * stride[1] + weight[1]))
-        least = min(-(-ROWS // width), n * t)
-        band = height if fit >= least else (BLOCK_ELEMENTS // (least * line) - weight[1]) // stride[1] + 1
-        each = max(fit, least)
+        place = math.prod(weight[:4]) // weight[1]  # numbers gathered from a line for one place
+        row = place * ((height - 1) * stride[1] + weight[1])
+        if _narrow(weight, stride):
+            across = threads.pieces(width, max(ROWS, BLOCK_ELEMENTS // row))
+        rows = across[-1].stop - across[-1].start
+        least = min(-(-ROWS // rows), n * t)
+        each = max(least, BLOCK_ELEMENTS // (rows * row))
+        lines = (BLOCK_ELEMENTS // (least * rows * place) - weight[1]) // stride[1] + 1
+        band = height if BLOCK_ELEMENTS // (rows * row) >= least else lines
         cuts = threads.pieces(n, each // t), threads.pieces(t, each), threads.pieces(height, band)
     else:  # whole lines of the output, one after the other
         *cuts, _ = threads.block_cuts((n, t, height, width), BLOCK_ELEMENTS // math.prod(weight[:4]))
-    for some, few, heights in itertools.product(*cuts):
-        where = _after(samples.start, some), _after(frames.start, few), heights
-        extent = some.stop - some.start, few.stop - few.start, heights.start, heights.stop
-        yield where, Block.of(x, weight, y, stride, pads, dilation, *extent)
-
-
-def _after(start, some):
-    return slice(start + some.start, start + some.stop)
+    for extent in itertools.product(*cuts, across):
+        starts = samples.start, frames.start, 0, places.start
+        where = tuple(slice(first + s.start, first + s.stop) for first, s in zip(starts, extent, strict=True))
+        n, t, _, w = (s.stop - s.start for s in extent)
+        yield where, Block.of(x, weight, y, stride, pads, dilation, (n, t, where[2].start, where[2].stop, w))
 
 
 class Block:
@@ -124,14 +168,14 @@ class Block:
     height, and they overlap. Lines in the padding are left out.
     """
 
-    def __init__(self, x, weight, y, stride, pads, dilation, n, t, start, stop):
+    def __init__(self, x, weight, y, stride, pads, dilation, extent):
         (kt, kh, kw, c, _), (st, sh, sw), (dt, dh, dw) = weight, stride, dilation
         shared = shares_lines(weight, stride, dilation)
-        h, w = stop - start, y[3]
-        top = start * sh - pads[1][0]
+        n, t, start, stop, w = extent
+        h, top = stop - start, start * sh - pads[1][0]
         end = top + (h - 1) * sh + dh * (kh - 1) + 1
         first, last = (min(max(0, line), x[2]) for line in (top, end)) if shared else (top, end)
-        self.stride, self.first = st, (-pads[0][0], first, -pads[2][0])
+        self.stride, self.first = (st, 0, sw), (-pads[0][0], first, -pads[2][0])
         self.size = (t - 1) * st + dt * (kt - 1) + 1, last - first, (w - 1) * sw + dw * (kw - 1) + 1
 
         taps = [(kt, 1, dt)] if dw == 1 else [(kt, 1, dt), (kw, 3, dw)]  # (how many, axis of x, step)
@@ -167,7 +211,7 @@ class Block:
 
     def columns(self, x, where):
         """(heights, taps, matrix) to multiply: matrix (heights, rows, ·) and the rows of the weight that it meets."""
-        first = self.first[0] + where[1].start * self.stride, *self.first[1:]
+        first = [i + some.start * step for i, some, step in zip(self.first, where[1:], self.stride, strict=True)]
         seen = padded(x[where[0]], first, self.size)
         rows = memory.empty((self.numbers,), x.dtype)
         strides = tuple(seen.strides[axis] * step for axis, step in zip(*self.steps, strict=True))

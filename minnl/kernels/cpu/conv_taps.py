@@ -17,10 +17,12 @@ from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 64 * 1024  # positions * channels at once: taps are added up in a block, which so stays in the cache
 SUM_ROWS = 240  # positions at once in the weight gradient: the longest sum that gemm.py cuts into 64 x 64; but
-LONG_SUM_ROWS = 720  # for a small matrix, whose additions would take as long as its products
+LONG_SUM_ROWS = 480  # for a small matrix, whose additions would take as long as its products; and more for
+SUM_PRODUCTS = 1024 * 1024  # a tiny one: so many multiply-adds are worth a call
 ROWS = 192  # positions that a task has at least; rather than fewer it gets fewer channels
 LARGE = 128 * 1024  # elements of one tap's matrix, from which on copying it costs more than it saves
-SUM_ELEMENTS = 256 * 1024  # of a weight whose gradient each task sums up for itself, 1 MB
+SUM_ELEMENTS = 256 * 1024  # of a weight whose gradient each task sums up for itself, 1 MB; but
+WIDE = 32 * 1024  # elements of one tap's matrix from which on a part of it is a good product by itself
 
 
 def correlate(x, weight, y, stride, pads, dilation):
@@ -82,8 +84,10 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
                     total[i] += multiply(rows.T, gy[ours][..., out].reshape(-1, len(product.T)), product)
         return total
 
-    if gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some of the positions: they are read once
-        every = threads.blocks(gy.shape[:4], LONG_SUM_ROWS if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS)
+    in_parts = c * k >= WIDE and gw.size == c * k and max(stride) == 1  # or each part would gather the positions anew
+    if gw.size <= SUM_ELEMENTS and not in_parts:  # each task has the whole weight, from some positions, read once
+        rows = max(LONG_SUM_ROWS, SUM_PRODUCTS // (c * k)) if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS
+        every = threads.blocks(gy.shape[:4], rows)
         shares = [every[share] for share in threads.shares(len(every), parts)]
         tasks = [(meet.taps, slice(0, c), slice(0, k), some) for some in shares]
     else:  # each has a part of one tap's matrix to itself; sums as long as may be, since there is much to add to
