@@ -84,7 +84,8 @@ def evaluate_views(
     Raises
     ------
     ValueError
-        If no video can be used; or with on_error="error" for the first that cannot.
+        If no video can be used; or with on_error="error" for the first that cannot; or if the model and the dataset
+        have different numbers of classes.
     """
     checks.choice("evaluate_views", "on_error", on_error, ("skip", "error"))
     checks.count("evaluate_views", "workers", workers, 0)
@@ -102,6 +103,11 @@ def evaluate_views(
             if seen.shape != shape:
                 shape, size = seen.shape, at_once(model, seen.shape, memory, batch_size)
             answers = probabilities(model, seen, size)
+            if answers.shape[1] != len(dataset.classes):
+                raise ValueError(
+                    f"evaluate_views: the model tells {answers.shape[1]} classes apart, "
+                    f"the dataset has {len(dataset.classes)}; they must be the same"
+                )
             tally.add(answers, label)
             table.scored(label, name, answers)
         if not tally.videos:

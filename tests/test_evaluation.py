@@ -313,3 +313,10 @@ def test_a_folder_of_real_files_with_a_published_network(tmp_path):
     result = evaluate_views(model, dataset)
     assert result["clips"] == 2 and result["top5"] == 1 and result["skipped"] == []
     assert sum(p.grad is not None for p in model.parameters()) == 0
+
+
+def test_a_model_with_other_classes_is_refused(tmp_path):
+    dataset = video_of(tmp_path / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), frames=2, size=16)
+    with pytest.raises(ValueError, match="the model tells 3 classes apart, the dataset has 2"):
+        evaluate_views(Preset(3), dataset, 1, 1, plain=True, scores=tmp_path / "scores.csv")
+    assert not (tmp_path / "scores.csv").exists()
