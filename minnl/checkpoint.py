@@ -91,6 +91,18 @@ def write(path, pieces):
     _remove_stale(path)
 
 
+def read(path, wanted, refuse=ValueError):
+    """The bytes of a file; an error of the class `refuse`, naming it and what is `wanted`, if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise refuse(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise refuse(f"{path}: is a folder, {wanted} expected") from None
+    except OSError as error:
+        raise refuse(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def load(path):
     """Read a checkpoint: (arrays, meta) as given to :func:`save`, the arrays in NumPy and in the same order.
 
@@ -101,14 +113,7 @@ def load(path):
         missing or not the one that was written.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path}: is a folder, a checkpoint file expected") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    raw = read(path, "a checkpoint file", CheckpointError)
     header = _header(path, raw)
     start = _checksum_place(raw)
     if raw[start : start + len(BLANK)] != _checksum(raw, start):

@@ -70,6 +70,15 @@ def agree(fn, inputs, kernel, dtype="float32", tolerance=None):
     close(got, [a.astype(dtype) for a in judge], tolerance or TOLERANCE[dtype])
 
 
+def only_wanted(some, everything, wanted):
+    """Of two outcomes of a function: `some` has the gradients that are `wanted`, as `everything` has them, and None."""
+    for i, (got, expected) in enumerate(zip(some[1:], everything[1:], strict=True)):
+        if i in wanted:
+            np.testing.assert_array_equal(got, expected)
+        else:
+            assert got is None
+
+
 def same_bits(fn, inputs, dtype="float32"):
     """Two runs give the same bits."""
     first, second = ([a.tobytes() for a in outcome(fn, inputs, dtype)[0]] for _ in range(2))

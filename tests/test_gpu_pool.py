@@ -1,6 +1,7 @@
 """Pooling's CUDA kernels: over windows, shapes and options at random, beside the textbook body in NumPy and float64."""
 
 import contextlib
+import functools
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ from minnl import Tensor, no_grad
 from minnl import functional as F
 from minnl.kernels.cuda import pool, pool_axis
 from minnl.kernels.cuda.pool import GpuAdaptiveAvgPool, GpuAdaptiveMaxPool, GpuAvgPool, GpuMaxPool
+from tests import pooling
 from tests.gpu import GPU, QUICK, TOLERANCE, agree, arrays, outcome, same_bits
 
 DTYPES = st.sampled_from(list(TOLERANCE))
@@ -30,18 +32,7 @@ LAUNCHES = st.builds(
 )
 
 
-@st.composite
-def windows(draw, most_dilation=1):
-    """Shape of x, and the arguments of a pooling whose windows fit."""
-    kernel, stride, dilation = ([draw(st.integers(1, most)) for _ in range(3)] for most in (4, 4, most_dilation))
-    padding = [draw(st.integers(0, k // 2)) for k in kernel]
-    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
-    sizes = [draw(st.integers(n, n + 5)) for n in least]
-    arguments = {"kernel_size": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding)}
-    if most_dilation > 1:
-        arguments["dilation"] = tuple(dilation)
-    channels = draw(st.sampled_from([1, 2, 3, 8, 33]))
-    return (draw(st.integers(1, 3)), *sizes, channels), arguments | {"ceil_mode": draw(st.booleans())}
+windows = functools.partial(pooling.windows, 4, st.integers(1, 3), st.sampled_from([1, 2, 3, 8, 33]))
 
 
 def holding(what, shape):

@@ -1,6 +1,7 @@
 """Fast pooling, over windows, shapes and blocks at random: maxima and winners as in the textbook, averages close."""
 
 import contextlib
+import functools
 from unittest import mock
 
 import numpy as np
@@ -13,6 +14,7 @@ from minnl import Tensor, kernels, no_grad
 from minnl import functional as F
 from minnl.kernels import memory
 from minnl.kernels.cpu import avg_pool, max_pool, pool_plan
+from tests import pooling
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -37,19 +39,7 @@ def cut(elements=None, few_taps=4):
     pool_plan._plan.cache_clear()
 
 
-@st.composite
-def windows(draw, most_dilation=1):
-    """Shape of x, and the arguments of a pooling whose windows fit."""
-    kernel, stride, dilation = (
-        [draw(st.integers(1, most)) for _ in range(3)] for most in (3, 4, most_dilation)
-    )  # fmt: skip
-    padding = [draw(st.integers(0, k // 2)) for k in kernel]
-    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
-    sizes = [draw(st.integers(n, n + 5)) for n in least]
-    arguments = {"kernel_size": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding)}
-    if most_dilation > 1:
-        arguments["dilation"] = tuple(dilation)
-    return (draw(st.integers(1, 4)), *sizes, draw(st.integers(1, 5))), arguments | {"ceil_mode": draw(st.booleans())}
+windows = functools.partial(pooling.windows, 3, st.integers(1, 4), st.integers(1, 5))
 
 
 def both(fn, x, gy_seed=1):

@@ -150,10 +150,12 @@ def cuts(part, longest, multiple=1):
 
 def blocks(shape, most):
     """Runs of positions (N, T, H, W), each at most about `most` and whole lines of W: tuples of four slices."""
-    return list(itertools.product(*block_cuts(shape, most)))
-
-
-def block_cuts(shape, most):
-    """What `blocks` are the product of: slices for each axis."""
     n, t, h, w = shape
-    return pieces(n, most // (t * h * w)), pieces(t, most // (h * w)), pieces(h, most // w), [slice(0, w)]
+    return list(
+        itertools.product(
+            pieces(n, most // (t * h * w)),
+            pieces(t, most // (h * w)),
+            pieces(h, most // w),
+            [slice(0, w)],
+        )
+    )

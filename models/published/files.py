@@ -11,6 +11,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from minnl import checkpoint
 from models.published import pickles, torch_files
 from models.published.torch_files import Tensor
 
@@ -52,14 +53,7 @@ def read(path):
     Raises ValueError, naming the file, what was found and what would do, for everything else.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder, a file of weights expected") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    raw = checkpoint.read(path, "a file of weights")
     where = str(path)
     if raw[:4] == b"PK\x03\x04":
         return state(where, "PyTorch zip archive", torch_files.read_zip(where, raw))

@@ -138,21 +138,20 @@ def shares_lines(weight, stride, dilation):
 def blocks(samples, frames, places, x, weight, y, stride, pads, dilation):
     """(where, Block) for each piece of a part of the output whose columns fit the cache; `where` are four slices."""
     n, t, height, width = (s.stop - s.start for s in (samples, frames, slice(0, y[2]), places))
-    across = [slice(0, width)]
     if shares_lines(weight, stride, dilation):  # as many whole frames as fit, or some lines of one or a few
         place = math.prod(weight[:4]) // weight[1]  # numbers gathered from a line for one place
         row = place * ((height - 1) * stride[1] + weight[1])
-        if _narrow(weight, stride):
-            across = threads.pieces(width, max(ROWS, BLOCK_ELEMENTS // row))
+        across = threads.pieces(width, max(ROWS, BLOCK_ELEMENTS // row) if _narrow(weight, stride) else width)
         rows = across[-1].stop - across[-1].start
         least = min(-(-ROWS // rows), n * t)
         each = max(least, BLOCK_ELEMENTS // (rows * row))
         lines = (BLOCK_ELEMENTS // (least * rows * place) - weight[1]) // stride[1] + 1
         band = height if BLOCK_ELEMENTS // (rows * row) >= least else lines
-        cuts = threads.pieces(n, each // t), threads.pieces(t, each), threads.pieces(height, band)
+        cut = threads.pieces(n, each // t), threads.pieces(t, each), threads.pieces(height, band), across
+        extents = itertools.product(*cut)
     else:  # whole lines of the output, one after the other
-        *cuts, _ = threads.block_cuts((n, t, height, width), BLOCK_ELEMENTS // math.prod(weight[:4]))
-    for extent in itertools.product(*cuts, across):
+        extents = threads.blocks((n, t, height, width), BLOCK_ELEMENTS // math.prod(weight[:4]))
+    for extent in extents:
         starts = samples.start, frames.start, 0, places.start
         where = tuple(slice(first + s.start, first + s.stop) for first, s in zip(starts, extent, strict=True))
         n, t, _, w = (s.stop - s.start for s in extent)
