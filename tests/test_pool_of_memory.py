@@ -1,4 +1,4 @@
-"""Memory that is used again: never while anyone looks into it, and never more of it than was in use at once."""
+"""Memory that is used again: never while anyone looks into it, and little more of it than was in use at once."""
 
 import gc
 import threading
@@ -53,7 +53,10 @@ def test_nearly_equal_sizes_share_blocks(pool):
     assert address(memory.empty((1_000, 999), np.float32)) == where
 
 
-def test_free_and_used_blocks_never_exceed_the_fullest_moment(pool):
+@pytest.mark.parametrize("slack", [0, 4 * memory.SMALLEST])
+def test_free_and_used_blocks_stay_within_their_bound(pool, monkeypatch, slack):
+    monkeypatch.setattr(memory, "SLACK", slack)
+    most = 0
     sizes = np.random.default_rng(0).integers(memory.SMALLEST, 4 * memory.SMALLEST, 200)
     kept = []
     for i, size in enumerate(sizes):
@@ -63,9 +66,10 @@ def test_free_and_used_blocks_never_exceed_the_fullest_moment(pool):
         if i == 150:
             kept.clear()
         blocks = sum(buffer.size - 64 for blocks in pool.free.values() for _, buffer, _ in blocks)
-        assert blocks == pool.held and pool.held + pool.used <= pool.peak
+        assert blocks == pool.held and pool.held + pool.used <= pool.peak + slack
+        most = max(most, pool.held + pool.used - pool.peak)
     kept.clear()
-    assert pool.used == 0
+    assert pool.used == 0 and most > slack - 4 * memory.SMALLEST
 
 
 def test_out_of_memory_leaves_the_pool_as_it_was(pool):

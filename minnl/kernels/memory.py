@@ -14,6 +14,7 @@ import threading
 import numpy as np
 
 SMALLEST = 256 * 1024  # bytes: below, the C library finds warm memory by itself
+SLACK = 32 * 1024 * 1024  # bytes: a step's sizes differ, and with less of each at hand many would be made anew
 _LOOK = 8  # blocks are looked through for one that this thread had: another one's would sit in another core's cache
 _ALIGNED = 64  # bytes: a cache line, and the widest vector
 
@@ -21,8 +22,8 @@ _ALIGNED = 64  # bytes: a cache line, and the widest vector
 class Pool:
     """Free blocks by size, oldest first, and how much is out.
 
-    Free and used blocks together never take more than the blocks that were in use at once at the fullest moment: before
-    a new one is made, free ones go back to the system as far as that needs.
+    Free and used blocks together never take more than `SLACK` above the blocks that were in use at once at the fullest
+    moment: before a new one is made, free ones go back to the system as far as that needs.
     """
 
     def __init__(self):
@@ -47,9 +48,10 @@ class Pool:
             return block
 
     def make_room(self, size):
-        """Give free blocks back to the system, as far as one more of that size would take us above the peak."""
+        """Give free blocks back to the system, as far as one more of that size would take us above the limit."""
+        limit = max(self.peak, self.used + size) + SLACK
         for other, blocks in self.free.items():
-            while blocks and self.held + self.used + size > max(self.peak, self.used + size):
+            while blocks and self.held + self.used + size > limit:
                 blocks.pop(0)
                 self.held -= other
 
