@@ -48,9 +48,8 @@ class BlockedMaxPool(Float32Kernel):
     @staticmethod
     def backward(op, gy):
         plan = plan_of(op, op.shape)
-        t, h, w = plan.axes
         gx = memory.empty(op.shape, gy.dtype)
-        fill = selected if w.trivial and t.apart and h.apart else scattered
+        fill = selected if plan.apart else scattered
         fill(plan, gx, np.ascontiguousarray(gy), op.winner)
         return (gx,)
 
@@ -77,26 +76,32 @@ def tap_by_tap(plan, x, y, winner, desk, block):
 
 
 def selected(plan, gx, gy, winner):
-    """Windows of frames and rows that are apart: each tap takes what it won, and 0 where it did not."""
-    t, h, _ = plan.axes
-    gx, gy, winner = (a.reshape(*a.shape[:3], -1) for a in (gx, gy, winner))
+    """Windows that are apart: each tap takes what it won, and 0 where it did not."""
+    t, h, w = plan.axes
+    columns = plan.columns
+    if w.trivial:  # rows lie side by side: as if each were one position
+        columns = [(slice(0, 1), slice(0, 1))]
+        gx, gy, winner = (a.reshape(*a.shape[:3], 1, -1) for a in (gx, gy, winner))
     desk = Desk()
 
     def task(block):
         samples, frames, rows = block.out
-        if not (t.tiled and h.tiled):
+        if not (t.tiled and h.tiled and w.tiled):
             gx[samples, t.own(frames), h.own(rows)] = 0
-        for n, (i, j, _) in enumerate(plan.taps):
-            some, places = ((samples, *met) for met in zip(t.met(i, frames), h.met(j, rows), strict=True))
+        for n, (i, j, k) in enumerate(plan.taps):
+            some, places = ((samples, *met) for met in zip(t.met(i, frames), h.met(j, rows), columns[k], strict=True))
             won = winner[some]
             hit = np.equal(won, n, out=desk("hit", won.shape, bool))
-            np.multiply(gy[some], hit, out=gx[places])
+            if w.trivial:
+                np.multiply(gy[some], hit, out=gx[places])
+            else:  # short runs are sooner copied than written one by one
+                in_runs(gx[places])[...] = in_runs(np.multiply(gy[some], hit, out=desk("g", won.shape)))
 
     plan.run(task, plan.blocks)
 
 
 def scattered(plan, gx, gy, winner):
-    """Any windows: a list of the places in memory where the winners lie, and there gy is added."""
+    """Windows that may share inputs: a list of the places in memory where the winners lie, and there gy is added."""
     t, h, w = plan.axes
     steps = [stride // gx.itemsize for stride in gx.strides]
     line = w.windows * gx.shape[4]
@@ -112,33 +117,25 @@ def scattered(plan, gx, gy, winner):
         columns = (np.arange(w.windows) * (w.stride * steps[3]))[:, None] + np.arange(gx.shape[4])
         return ((i[:, None, None] + j[:, None] + k).reshape(-1, 1) + columns.reshape(-1)).reshape(-1)
 
-    def task(part):
-        samples, frames, _ = part
-        g, won, own = gy[samples, frames], winner[samples, frames], t.own(frames)
+    def task(samples):
+        g, won = gy[samples], winner[samples]
         for piece in cuts(g.shape[:3], (g.shape[1] * h.windows * line, h.windows * line, line), PLACES):
-            first, last, row = frames.start + piece[1].start, frames.start + piece[1].stop, piece[2].start
+            first, last, row = piece[1].start, piece[1].stop, piece[2].start
             to = gx[samples][piece[0]]
             if row == 0:  # frames that none before has seen
-                low = own.start if first == frames.start else t.seen(slice(0, first)).stop
-                to[:, low : own.stop if last == frames.stop else t.seen(slice(0, last)).stop] = 0
+                low = t.seen(slice(0, first)).stop if first else 0
+                to[:, low : t.size if last == t.windows else t.seen(slice(0, last)).stop] = 0
             start = t.position(first) * steps[1] + h.position(row) * steps[2] - w.before * steps[3]
             taps = won[piece].reshape(-1)
             places = desk("places", taps.shape, np.intp)
             entries, items = taps.view(f"<u{width}"), f"V{width * table.itemsize}"
             np.take((table + start).view(items)[:, 0], entries, out=places.view(items), mode="clip")
             places += grid(*g[piece].shape[:3])
-            if plan.apart:
-                to.reshape(-1)[places] = g[piece].reshape(-1)
-            else:
-                np.add.at(to.reshape(-1), places, g[piece].reshape(-1))
+            np.add.at(to.reshape(-1), places, g[piece].reshape(-1))
 
-    sample = gx.shape[1] * plan.frame
-    if plan.apart:
-        frames = t.stride * plan.frame
-        plan.run(task, cuts((gx.shape[0], t.windows, 1), (sample, frames, frames), BLOCK_ELEMENTS))
-    else:  # on one thread: NumPy keeps the others waiting while it adds
-        for samples, _, _ in cuts((gx.shape[0], 1, 1), (sample, 0, 0), BLOCK_ELEMENTS):
-            task((samples, slice(0, t.windows), None))
+    # on one thread: NumPy keeps the others waiting while it adds
+    for samples, _, _ in cuts((gx.shape[0], 1, 1), (gx.shape[1] * plan.frame, 0, 0), BLOCK_ELEMENTS):
+        task(samples)
 
 
 def jumps(plan, steps, pairs):

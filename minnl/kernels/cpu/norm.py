@@ -10,7 +10,7 @@ import numpy as np
 
 from minnl.kernels import memory
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.rows import flat, rows_of
+from minnl.kernels.cpu.rows import rows_of
 
 SMALLEST = 64 * 1024  # numbers: with fewer the textbook body is through before the blocks are cut
 FAR = 4  # deviations: if a mean is farther from 0, means are taken off x before anything else
@@ -40,25 +40,25 @@ class BlockedBatchNorm(LargeKernel):
     def backward(op, gy):
         rows, x, gz = rows_of(gy.size, gy.shape[-1]), Parts(op.x, op.mean, op.far), GradientOfSum(op, gy)
 
-        def sums(part, scratch):
-            g = gz.make(part, scratch)
-            return rows.sums(g), rows.sums_of_products(g, x(part))
+        def sums(i, scratch):
+            g = gz.make(i, scratch)
+            return rows.sums(g), rows.sums_of_products(g, x(i))
 
         gbias, gweight = rows.by_channel(rows.run_with_scratch(sums))
         gweight = (gweight - x.mean * gbias) * op.rstd
         if not op.needs[0]:
             return gz.and_others(None, gweight, gbias)
-        n, scale = gy.size // rows.channels, op.weight * op.rstd
-        slope = scale * op.rstd * gweight / -n
-        scale, slope, constant = rows.repeated(scale, slope, scale * gbias / -n - slope * x.mean)
+        n = gy.size // rows.channels
+        slope = op.rstd * gweight / -n
+        scale, slope, constant = rows.repeated(op.weight * op.rstd, slope, gbias / -n - slope * x.mean)
         gx = gz.room_for_gx()
-        out = gx.reshape(-1)
+        out = rows.cut(gx)
 
-        def one(part, scratch):
-            rows.each(np.multiply, x(part), slope, out=scratch)
+        def one(i, scratch):
+            rows.each(np.multiply, x(i), slope, out=scratch)
             rows.each(np.add, scratch, constant, out=scratch)
-            rows.each(np.multiply, gz.flat[part], scale, out=out[part])
-            np.add(out[part], scratch, out=out[part])
+            np.add(scratch, gz.blocks[i], out=scratch)
+            rows.each(np.multiply, scratch, scale, out=out[i])
 
         rows.run_with_scratch(one)
         return gz.and_others(gx, gweight, gbias)
@@ -81,13 +81,13 @@ class BlockedFrozenBatchNorm(LargeKernel):
         x = None if op.x is None else Parts(op.x, op.mean, op.far)
         (scale,) = rows.repeated(op.weight * op.rstd)
         gx = gz.room_for_gx()
-        out = gx.reshape(-1)
+        out = rows.cut(gx)
 
-        def one(part, scratch):
-            g = gz.make(part, scratch)
+        def one(i, scratch):
+            g = gz.make(i, scratch)
             sums = rows.sums(g) if learns else None
-            products = sums if x is None else rows.sums_of_products(g, x(part))
-            rows.each(np.multiply, g, scale, out=out[part])
+            products = sums if x is None else rows.sums_of_products(g, x(i))
+            rows.each(np.multiply, g, scale, out=out[i])
             return sums, products
 
         partial = rows.run_with_scratch(one)
@@ -105,8 +105,8 @@ def statistics(x, eps):
     rows, n = rows_of(x.size, x.shape[-1]), x.size // x.shape[-1]
 
     def moments(parts):
-        def one(part):
-            block = parts(part)
+        def one(i):
+            block = parts(i)
             return rows.sums(block), rows.sums_of_products(block, block)
 
         mean, squares = rows.by_channel(rows.run(one)) / n
@@ -126,16 +126,16 @@ def far(mean, rstd):
 
 
 class Parts:
-    """Parts of x; with the mean taken off if that is far from 0. `mean` is the mean of what is left."""
+    """Blocks of x; with the mean taken off if that is far from 0. `mean` is the mean of what is left."""
 
     def __init__(self, x, mean=None, far=False):
-        self.x, self.mean, self.row = flat(x), mean, None
+        self.rows = rows_of(x.size, x.shape[-1])
+        self.blocks, self.mean, self.row = self.rows.cut(np.ascontiguousarray(x)), mean, None
         if far:
-            self.rows, self.mean = rows_of(x.size, x.shape[-1]), np.zeros_like(mean)
-            (self.row,) = self.rows.repeated(mean)
+            self.mean, (self.row,) = np.zeros_like(mean), self.rows.repeated(mean)
 
-    def __call__(self, part):
-        block = self.x[part]
+    def __call__(self, i):
+        block = self.blocks[i]
         if self.row is None:
             return block
         return self.rows.each(np.subtract, block, self.row, out=memory.empty(block.shape, block.dtype))
@@ -146,13 +146,13 @@ def result(op, x, weight, bias, residual=None):
     rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.far)
     scale = op.rstd * weight
     scale, shift = rows.repeated(scale, bias - parts.mean * scale)
-    y_flat, residual = y.reshape(-1), None if residual is None else flat(residual)
+    outs, residuals = rows.cut(y), None if residual is None else rows.cut(np.ascontiguousarray(residual))
 
-    def one(part):
-        out = rows.each(np.multiply, parts(part), scale, out=y_flat[part])
+    def one(i):
+        out = rows.each(np.multiply, parts(i), scale, out=outs[i])
         rows.each(np.add, out, shift, out=out)
-        if residual is not None:
-            np.add(out, residual[part], out=out)
+        if residuals is not None:
+            np.add(out, residuals[i], out=out)
         if op.relu:
             rows.each(np.maximum, out, rows.zeros, out=out)
 
@@ -164,14 +164,14 @@ class GradientOfSum:
     """The gradient of z in y = max(z, 0), made a block at a time; without ReLU it is gy itself."""
 
     def __init__(self, op, gy):
-        self.op, self.gy = op, flat(gy)
+        self.op, rows, gy = op, rows_of(gy.size, gy.shape[-1]), np.ascontiguousarray(gy)
         self.array = memory.empty(gy.shape, gy.dtype) if op.relu else gy
-        self.flat = self.array.reshape(-1) if op.relu else self.gy
-        self.y = flat(op.y) if op.relu else None
+        self.blocks = rows.cut(self.array)
+        self.given, self.y = (rows.cut(gy), rows.cut(np.ascontiguousarray(op.y))) if op.relu else (None, None)
 
-    def make(self, part, scratch):
-        out = self.flat[part]
-        return gate(self.gy[part], self.y[part], out, scratch) if self.op.relu else out
+    def make(self, i, scratch):
+        out = self.blocks[i]
+        return gate(self.given[i], self.y[i], out, scratch) if self.op.relu else out
 
     def room_for_gx(self):
         """Its own memory, if nobody else will want it."""
@@ -180,7 +180,7 @@ class GradientOfSum:
 
     def and_others(self, gx, gweight, gbias):
         """All gradients, as the op returns them."""
-        gweight, gbias = (None if g is None else g.astype(self.gy.dtype) for g in (gweight, gbias))
+        gweight, gbias = (None if g is None else g.astype(self.array.dtype) for g in (gweight, gbias))
         grads = gx, gweight, gbias, self.array
         return tuple(g if need else None for g, need in zip(grads, self.op.needs, strict=False))
 

@@ -18,33 +18,44 @@ LANES = 512  # and where sums go down their columns
 
 
 class Rows:
-    """How `size` numbers, C of them a position, are cut into tasks, blocks, and rows of whole positions."""
+    """How `size` numbers, C of them a position, are cut into tasks, blocks, and rows of whole positions.
+
+    Blocks (rows, width) are known by their numbers; what is left in the end is a block of one shorter row.
+    """
 
     def __init__(self, size, channels):
         self.channels = channels
         self.lanes = channels * -(-LANES // channels)
         self.width = self.lanes * -(-WIDTH // self.lanes)
+        self.count, self.rest = divmod(size, self.width)
         threaded = size >= ALONE
         count = -(-size // BLOCK)
         count += count % 2 if threaded else 0  # as many for each of two threads
-        shares = threads.shares(-(-size // self.width), count)
-        blocks = [slice(some.start * self.width, min(some.stop * self.width, size)) for some in shares]
-        self.tasks = [[part] for part in blocks] if threaded else [blocks]
-        self.block = max(part.stop - part.start for part in blocks)
-        self.ones = np.ones(self.block // self.lanes, np.float32)
+        self.blocks = threads.shares(self.count, count) if self.count else []
+        self.shapes = [(some.stop - some.start, self.width) for some in self.blocks]
+        self.shapes += [(1, self.rest)] * bool(self.rest)
+        numbers = list(range(len(self.shapes)))
+        self.tasks = [[i] for i in numbers] if threaded else [numbers]
+        self.ones = np.ones(-(-max(rows * width for rows, width in self.shapes) // self.lanes), np.float32)
         self.zeros = np.zeros(self.width, np.float32)
 
+    def cut(self, array):
+        """The array, contiguous, in blocks."""
+        array = array.reshape(-1)
+        whole = array[: self.count * self.width].reshape(self.count, self.width)
+        return [whole[some] for some in self.blocks] + [array[-self.rest :].reshape(1, -1)] * bool(self.rest)
+
     def run(self, one):
-        """Call ``one(part)`` for every block, on all threads; returns the results in order."""
-        done = threads.run(lambda parts: [one(part) for part in parts], self.tasks)
+        """Call ``one(i)`` for every block, on all threads; returns the results in order."""
+        done = threads.run(lambda numbers: [one(i) for i in numbers], self.tasks)
         return [result for results in done for result in results]
 
     def run_with_scratch(self, one):
-        """Call ``one(part, scratch)``: `scratch` is memory as large as the block."""
+        """Call ``one(i, scratch)``: `scratch` is memory as large as the block."""
 
-        def task(parts):
-            scratch = memory.empty((self.block,), np.float32)
-            return [one(part, scratch[: part.stop - part.start]) for part in parts]
+        def task(numbers):
+            room = memory.empty((max(self.shapes[i][0] for i in numbers), self.width), np.float32)
+            return [one(i, room[: self.shapes[i][0], : self.shapes[i][1]]) for i in numbers]
 
         return [result for results in threads.run(task, self.tasks) for result in results]
 
@@ -56,26 +67,22 @@ class Rows:
 
     def each(self, ufunc, a, row, out):
         """out = ufunc(a, the channel's number) for a block; `row` holds the numbers, as `repeated` makes them."""
-        whole = len(a) // self.width * self.width
-        if whole:
-            ufunc(a[:whole].reshape(-1, self.width), row, out=out[:whole].reshape(-1, self.width))
-        if whole < len(a):
-            ufunc(a[whole:], row[: len(a) - whole], out=out[whole:])
-        return out
+        return ufunc(a, row[: a.shape[1]], out=out)
 
     def sums(self, a):
         """Sums of a block down the columns: a product with ones, which is what BLAS does quickest."""
-        whole = len(a) // self.lanes * self.lanes
-        total = self.ones[: whole // self.lanes].dot(a[:whole].reshape(-1, self.lanes))
-        total[: len(a) - whole] += a[whole:]
-        return total
+        lines = self._lines(a)
+        return self.ones[: len(lines)].dot(lines)
 
     def sums_of_products(self, a, b):
         """Sums of a * b down the columns."""
-        whole = len(a) // self.lanes * self.lanes
-        total = np.einsum("ij,ij->j", *(v[:whole].reshape(-1, self.lanes) for v in (a, b)))
-        total[: len(a) - whole] += a[whole:] * b[whole:]
-        return total
+        return np.einsum("ij,ij->j", self._lines(a), self._lines(b))
+
+    def _lines(self, a):
+        """A block as rows of `lanes`, the last one filled up with zeros."""
+        if a.shape[1] % self.lanes:
+            a = np.concatenate([a[0], np.zeros(-a.shape[1] % self.lanes, a.dtype)])
+        return a.reshape(-1, self.lanes)
 
     def by_channel(self, partial):
         """Column sums of all blocks, [(kind, kind, ...), ...], added up in float64: an array (kinds, C)."""
@@ -88,7 +95,3 @@ class Rows:
 def rows_of(size, channels):
     """The :class:`Rows` of arrays of that size, made once."""
     return Rows(size, channels)
-
-
-def flat(x):
-    return np.ascontiguousarray(x).reshape(-1)
