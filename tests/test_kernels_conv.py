@@ -124,13 +124,13 @@ def test_winograd_cuts_a_large_weight_by_its_output_channels(m):
 
 @pytest.mark.parametrize("m", conv.TILES)
 def test_winograd_matrices_compute_a_correlation(m):
-    """In float64 and one dimension, where it is exact: A^T [(G w) * (B^T d)] is the correlation of d with w."""
+    """A^T [(G w G^T) * (B^T d B)] A is the correlation of d with w."""
     rng = np.random.default_rng(0)
-    at, g, bt = winograd.transforms(m)
+    at, g, bt = (matrix.astype(float) for matrix in winograd.transforms(m))
     d, w = rng.normal(size=(m + 2, m + 2)), rng.normal(size=(3, 3))
-    y = at.astype(float) @ ((g.astype(float) @ w.ravel()) * (bt.astype(float) @ d.ravel()))
+    y = at @ ((g @ w @ g.T) * (bt @ d @ bt.T)) @ at.T
     expected = [[(d[i : i + 3, j : j + 3] * w).sum() for j in range(m)] for i in range(m)]
-    np.testing.assert_allclose(y.reshape(m, m), expected, atol=1e-5)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import add_product, multiply, pieces
-from minnl.kernels.cpu.winograd import regions, transforms
+from minnl.kernels.cpu.gemm import add_product, pieces
+from minnl.kernels.cpu.winograd import along_both, regions, squares, transforms
 
 BLOCK_ELEMENTS = 8 * 1024  # tiles * channels at once; times n^2 = 36 floats, 1.2 MB
 SLAB_ELEMENTS = 64 * 1024  # the same where all transforms are kept until the next phase: 9 MB
@@ -39,26 +39,27 @@ def correlate(x, weight, y, stride, pads, dilation, m):
 
 def _correlate(x, weight, y, pads, m):
     At, _, Bt = transforms(m)
-    taps, *_, c, k = weight.shape
-    u = _transformed(weight, m).reshape(len(Bt), taps * c, k)
+    n, (taps, *_, c, k) = len(Bt), weight.shape
+    u = _transformed(weight, m).reshape(n * n, taps * c, k)
     corner = [-first for first, _ in pads[1:]]
 
     def plan(samples, down, across, frames):
         """For blocks of that many tiles: where they go, the products in turn, and where the result is."""
-        p, out_frames = samples * down * across, y.shape[1]
-        here = memory.empty((len(Bt) * p * max(frames * c, out_frames * k),), x.dtype)
-        there = memory.empty(here.shape, x.dtype)
-        tiles, v = _shaped(here, len(Bt), p * frames * c), _shaped(there, len(Bt), p, frames * c)
-        sums, out = _shaped(here, len(Bt), p, out_frames, k), _shaped(there, len(At), p * out_frames * k)
-        products = pieces(Bt, tiles, _flat(v))
+        shape, out_frames = (samples, down, across), y.shape[1]
+        p = math.prod(shape)
+        inputs, outputs = p * frames * c, p * out_frames * k
+        here, there = (squares(n, n, max(inputs, outputs), x.dtype) for _ in range(2))  # read one, write the other
+        v, sums = here.reshape(n * n, -1)[:, :inputs], there.reshape(n * n, -1)[:, :outputs]
+        v, sums = v.reshape(n * n, p, frames * c), sums.reshape(n * n, p, out_frames, k)
+        tiles, out = here[..., :inputs], there[:m, :m, :outputs]
+        products = along_both(Bt, tiles, there[..., :inputs], tiles)
         for t in range(out_frames):
             first, last = max(0, t - pads[0][0]), min(frames, t - pads[0][0] + taps)
             tap = first + pads[0][0] - t
             products += pieces(v[:, :, first * c : last * c], u[:, tap * c : (tap + last - first) * c], sums[:, :, t])
-        products += pieces(At, _flat(sums), out)
-        shape = (samples, down, across)
+        products += along_both(At, there[..., :outputs], here[:, :m, :outputs], out)
         return (
-            in_runs(tiles.reshape(m + 2, m + 2, *shape, frames, c)),
+            in_runs(tiles.reshape(n, n, *shape, frames, c)),
             products,
             in_runs(out.reshape(m, m, *shape, out_frames, k)),
         )
@@ -92,8 +93,8 @@ def weight_gradient(x, gy, gw, stride, pads, dilation, m):
 
 def _weight_gradient(x, gy, gw, pads, m):
     G = transforms(m)[1]
-    taps, *_, c, k = gw.shape
-    shape = (len(G), taps, c, k)
+    n, (taps, *_, c, k) = len(G), gw.shape
+    shape = (n * n, taps, c, k)
     own = math.prod(shape) <= PARTIAL_ELEMENTS
     total, *others = (_own_sums if own else _shared_sum)(x, gy, shape, pads, m)
 
@@ -101,8 +102,10 @@ def _weight_gradient(x, gy, gw, pads, m):
         tap, some = task
         for other in others:
             total[:, tap, some] += other[:, tap, some]
-        parts = memory.empty((9, some.stop - some.start, k), x.dtype)
-        multiply(G.T, _flat(total[:, tap, some]), _flat(parts))
+        numbers = (some.stop - some.start) * k
+        between, parts = memory.empty((n, 3, numbers), x.dtype), memory.empty((3, 3, numbers), x.dtype)
+        for a, b, product in along_both(G.T, total[:, tap, some].reshape(n, n, numbers), between, parts):
+            np.matmul(a, b, out=product)
         gw[tap, :, :, some] = parts.reshape(3, 3, -1, k)
 
     threads.run(back, [(tap, some) for tap in range(taps) for some in threads.pieces(c, WEIGHT_PIECE // k)])
@@ -111,20 +114,21 @@ def _weight_gradient(x, gy, gw, pads, m):
 def _own_sums(x, gy, shape, pads, m):
     """The gradient of the transformed weight in a few sums: transforms are used while they are in the cache."""
     At, _, Bt = transforms(m)
-    points, taps, c, k = shape
+    n, (_, taps, c, k) = len(Bt), shape
     corner = [-first for first, _ in pads[1:]]
 
     def plan(samples, down, across):
         p, frames, out_frames = samples * down * across, x.shape[1], gy.shape[1]
-        tiles, v = memory.empty((2, points, frames, p, c), x.dtype)
-        made, z = memory.empty((len(At), out_frames, p, k), x.dtype), memory.empty((points, out_frames, p, k), x.dtype)
-        product = memory.empty(shape, x.dtype)
-        products = pieces(Bt, _flat(tiles), _flat(v)) + pieces(At.T, _flat(made), _flat(z))
-        for tap, a, b in _meeting(v, z, taps, pads):
+        inputs, outputs = frames * p * c, out_frames * p * k
+        v, z = squares(n, n, inputs, x.dtype), squares(n, n, outputs, x.dtype)
+        between, product = squares(n, n, max(inputs, outputs), x.dtype), memory.empty(shape, x.dtype)
+        made = z[:m, :m]
+        products = along_both(Bt, v, between[..., :inputs], v)
+        products += along_both(At.T, made, between[:m, :, :outputs], z)
+        for tap, a, b in _meeting(v.reshape(n * n, frames, p, c), z.reshape(n * n, out_frames, p, k), taps, pads):
             products += pieces(a, b, product[:, tap])
         spots = [
-            in_runs(a.reshape(side, side, len(a[0]), samples, down, across, -1))
-            for side, a in ((m + 2, tiles), (m, made))
+            in_runs(a.reshape(*a.shape[:2], t, samples, down, across, -1)) for a, t in ((v, frames), (made, out_frames))
         ]
         return *spots, products, product
 
@@ -151,23 +155,24 @@ def _own_sums(x, gy, shape, pads, m):
 def _shared_sum(x, gy, shape, pads, m):
     """The same in one sum, for large weights: all threads transform a slab, then each multiplies at its own points."""
     At, _, Bt = transforms(m)
-    points, taps, c, k = shape
+    n, (points, taps, c, k) = len(Bt), shape
     corner = [-first for first, _ in pads[1:]]
     total = memory.empty(shape, x.dtype)
     every = regions(m, gy.shape, max(c, k), BLOCK_ELEMENTS // max(c, k), most=gy.size)
     for begun, slab in enumerate(_slabs(every, max(1, SLAB_ELEMENTS // max(c, k)))):
         ends = list(itertools.accumulate(region.count for region in slab))
-        v = memory.empty((points, x.shape[1], ends[-1], c), x.dtype)
-        z = memory.empty((points, gy.shape[1], ends[-1], k), x.dtype)
+        v = memory.empty((n, n, x.shape[1], ends[-1], c), x.dtype)
+        z = memory.empty((n, n, gy.shape[1], ends[-1], k), x.dtype)
 
         def transform(task, v=v, z=z):
             region, end = task
             here = slice(end - region.count, end)
-            _into(v[:, :, here], Bt, region.seen(x, corner))
-            _into(z[:, :, here], At.T, region.made(gy))
+            _into(v[:, :, :, here], Bt, region.seen(x, corner))
+            _into(z[:, :, :, here], At.T, region.made(gy))
 
         def add(some, v=v, z=z, begun=begun):
-            for tap, a, b in _meeting(v[some], z[some], taps, pads):
+            v, z = (a.reshape(points, *a.shape[2:])[some] for a in (v, z))
+            for tap, a, b in _meeting(v, z, taps, pads):
                 add_product(a, b, total[some, tap], fresh=not begun)
 
         threads.run(transform, zip(slab, ends, strict=True))
@@ -192,12 +197,16 @@ def _meeting(v, z, taps, pads):
 
 
 def _into(to, matrix, cut):
-    """Tiles (n, n, N, down, across, T) of runs, transformed by a matrix, to (points, T, P, C)."""
+    """Tiles (q, q, N, down, across, T) of runs, transformed by a matrix (r, q), to (r, r, T, P, C)."""
     cut = _frames_first(cut)
-    tiles = memory.empty((matrix.shape[1], *to.shape[1:]), to.dtype)
-    in_runs(tiles.reshape(*cut.shape, -1))[...] = cut
-    for t in range(to.shape[1]):
-        multiply(matrix, _flat(tiles[:, t]), _flat(to[:, t]))
+    (r, q), (frames, *_, c) = matrix.shape, to.shape[2:]
+    tiles = squares(q, q, math.prod(to.shape[2:]), to.dtype)
+    in_runs(tiles.reshape(*cut.shape, c))[...] = cut
+    tiles = tiles.reshape(q, q, frames, -1)
+    between = squares(q, r, tiles.shape[3], to.dtype)
+    for t in range(frames):
+        for a, b, product in along_both(matrix, tiles[:, :, t], between, to[:, :, t].reshape(r, r, -1)):
+            np.matmul(a, b, out=product)
 
 
 def _frames_first(cut):
@@ -219,15 +228,17 @@ def _for_each_thread(make):
 
 
 def _transformed(weight, m):
-    """G w G^T of every tap in time and pair of channels: (kT, 3, 3, C, K) -> (n^2, kT, C, K)."""
+    """G w G^T of every tap in time and pair of channels: (kT, 3, 3, C, K) -> (n, n, kT, C, K)."""
     G = transforms(m)[1]
-    taps, *_, c, k = weight.shape
-    u = memory.empty((len(G), taps, c, k), weight.dtype)
+    n, (taps, *_, c, k) = len(G), weight.shape
+    u = memory.empty((n, n, taps, c, k), weight.dtype)
 
     def one(task):
         tap, some = task
-        part = np.ascontiguousarray(weight[tap, :, :, some])
-        multiply(G, part.reshape(9, -1), _flat(u[:, tap, some]))
+        part = np.ascontiguousarray(weight[tap, :, :, some]).reshape(3, 3, -1)
+        between = memory.empty((3, n, part.shape[2]), weight.dtype)
+        for a, b, product in along_both(G, part, between, u[:, :, tap, some].reshape(n, n, -1)):
+            np.matmul(a, b, out=product)
 
     threads.run(one, [(tap, some) for tap in range(taps) for some in threads.pieces(c, WEIGHT_PIECE // k)])
     return u
@@ -241,12 +252,3 @@ def _channel_parts(shape, m):
 def _as_images(x):
     """(N, T, H, W, C) as N * T clips of one frame: without taps in time every frame is by itself."""
     return x.reshape(-1, 1, *x.shape[2:])
-
-
-def _shaped(scratch, *shape):
-    return scratch[: math.prod(shape)].reshape(shape)
-
-
-def _flat(a):
-    """(points, ...) -> (points, everything else), without copying."""
-    return a.reshape(len(a), -1)

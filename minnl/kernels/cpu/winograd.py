@@ -20,12 +20,13 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs, padded, strided
 
 REGION_ELEMENTS = 1024 * 1024  # of the input or output of a region, 4 MB
+LINE = 16  # numbers in a line of the cache
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)  # where polynomials are evaluated; the last point is infinity, always
 
 
 @functools.cache
 def transforms(m):
-    """(A^T, G, B^T) for both dimensions at once, in float32: Kronecker products (m^2, n^2), (n^2, 9), (n^2, n^2)."""
+    """(A^T, G, B^T) for one dimension, in float32: (m, n), (n, 3), (n, n)."""
     n, points = m + 2, POINTS[: m + 1]
     A, G, B = np.zeros((n, m)), np.zeros((n, 3)), np.zeros((n, n))
     for i, a in enumerate(points):
@@ -35,7 +36,21 @@ def transforms(m):
         B[i, : n - 1] = np.poly(others)[::-1]  # coefficients of the product of all (t - b), lowest power first
     A[-1, -1] = G[-1, -1] = 1
     B[-1] = np.poly(points)[::-1]
-    return tuple(np.ascontiguousarray(np.kron(t, t), np.float32) for t in (A.T, G, B))
+    return tuple(np.ascontiguousarray(t, np.float32) for t in (A.T, G, B))
+
+
+def along_both(matrix, a, between, out):
+    """The two products, for np.matmul, that take tiles a (q, q, N) by a matrix (r, q) to matrix a matrix^T (r, r, N).
+
+    `between` (q, r, N) is memory for what one of them leaves to the other.
+    """
+    return [(matrix, a, between), (matrix, between.swapaxes(0, 1), out.swapaxes(0, 1))]
+
+
+def squares(q, r, n, dtype):
+    """Memory for numbers (q, r, n). Of rows that lie powers of 2 apart only few fit into a core's cache together."""
+    lines = -(-n // LINE) | 1  # odd, so rows begin in different places of it
+    return memory.empty((q * r, lines * LINE), dtype)[:, :n].reshape(q, r, n)
 
 
 class Region:
