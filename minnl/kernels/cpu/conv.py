@@ -152,13 +152,15 @@ def taps_time(x, weight, y, stride, pads, dilation):
 
 
 def winograd_time(m, x, weight, y, pads):
-    """As `columns_time`: tiles are gathered, transformed, multiplied, transformed back, written; the weight as well."""
+    """As `columns_time`: tiles are gathered, transformed, multiplied, transformed back, written; the weight as well.
+
+    Transforms take as long as copies do: each number is read and written twice, and little is done with it.
+    """
     taps, *_, c, k = weight
     n, tiles = (m + 2) ** 2, y[0] * -(-y[2] // m) * -(-y[3] // m)
     frames = _met(x[1], y[1], taps, 1, pads[0], 1)
-    seen = x[1] * n * c * (3 * COPY + 2 * n / GFLOPS)
-    made = y[1] * m * m * k * (3 * COPY + 2 * n / GFLOPS)
-    return tiles * (seen + 2 * n * frames * c * k / GFLOPS + made) + 3 * COPY * n * taps * c * k
+    moved = x[1] * n * c + y[1] * m * m * k
+    return tiles * (3 * COPY * moved + 2 * n * frames * c * k / GFLOPS) + 3 * COPY * n * taps * c * k
 
 
 def _met(size, out, taps, stride, pads, dilation):

@@ -22,6 +22,7 @@ BLOCK_ELEMENTS = 8 * 1024  # tiles * channels at once; times n^2 = 36 floats, 1.
 SLAB_ELEMENTS = 64 * 1024  # the same where all transforms are kept until the next phase: 9 MB
 PARTIAL_ELEMENTS = 256 * 1024  # of a weight's sum for it to be taken in parts: 1 MB each,
 PARTS = 4  # at most
+NEAR_ELEMENTS = 256 * 1024  # of transformed weights that all frames of a block meet before others come, 1 MB
 WEIGHT_PIECE = 32 * 1024  # elements of one tap of the weight that a thread transforms at once
 WEIGHT_ELEMENTS = 6 * 1024 * 1024  # of transformed weights at once: 24 MB
 
@@ -53,10 +54,12 @@ def _correlate(x, weight, y, pads, m):
         v, sums = v.reshape(n * n, p, frames * c), sums.reshape(n * n, p, out_frames, k)
         tiles, out = here[..., :inputs], there[:m, :m, :outputs]
         products = along_both(Bt, tiles, there[..., :inputs], tiles)
-        for t in range(out_frames):
-            first, last = max(0, t - pads[0][0]), min(frames, t - pads[0][0] + taps)
-            tap = first + pads[0][0] - t
-            products += pieces(v[:, :, first * c : last * c], u[:, tap * c : (tap + last - first) * c], sums[:, :, t])
+        for some in threads.pieces(n * n, NEAR_ELEMENTS // (taps * c * k)):
+            for t in range(out_frames):
+                first, last = max(0, t - pads[0][0]), min(frames, t - pads[0][0] + taps)
+                tap = first + pads[0][0] - t
+                seen, weights = slice(first * c, last * c), slice(tap * c, (tap + last - first) * c)
+                products += pieces(v[some, :, seen], u[some, weights], sums[some, :, t])
         products += along_both(At, there[..., :outputs], here[:, :m, :outputs], out)
         return (
             in_runs(tiles.reshape(n, n, *shape, frames, c)),
