@@ -49,7 +49,8 @@ def _correlate(x, weight, y, pads, m):
         shape, out_frames = (samples, down, across), y.shape[1]
         p = math.prod(shape)
         inputs, outputs = p * frames * c, p * out_frames * k
-        here, there = (squares(n, n, max(inputs, outputs), x.dtype) for _ in range(2))  # read one, write the other
+        # Each step reads one and writes the other: tiles, v and half-way sums here, half-way tiles, sums and out there.
+        here, there = (squares(n, n, max(inputs, outputs), x.dtype) for _ in range(2))
         v, sums = here.reshape(n * n, -1)[:, :inputs], there.reshape(n * n, -1)[:, :outputs]
         v, sums = v.reshape(n * n, p, frames * c), sums.reshape(n * n, p, out_frames, k)
         tiles, out = here[..., :inputs], there[:m, :m, :outputs]
