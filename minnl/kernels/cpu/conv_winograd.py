@@ -23,6 +23,7 @@ SLAB_ELEMENTS = 64 * 1024  # the same where all transforms are kept until the ne
 PARTIAL_ELEMENTS = 256 * 1024  # of a weight's sum for it to be taken in parts: 1 MB each,
 PARTS = 4  # at most
 NEAR_ELEMENTS = 256 * 1024  # of transformed weights that all frames of a block meet before others come, 1 MB
+PANEL = 64  # output channels of transformed weights in one piece, or a divisor of their number that is a little less
 WEIGHT_PIECE = 32 * 1024  # elements of one tap of the weight that a thread transforms at once
 WEIGHT_ELEMENTS = 6 * 1024 * 1024  # of transformed weights at once: 24 MB
 
@@ -41,7 +42,9 @@ def correlate(x, weight, y, stride, pads, dilation, m):
 def _correlate(x, weight, y, pads, m):
     At, _, Bt = transforms(m)
     n, (taps, *_, c, k) = len(Bt), weight.shape
-    u = _transformed(weight, m).reshape(n * n, taps * c, k)
+    u = _transformed(weight, m)
+    panels, width = u.shape[2], u.shape[-1]
+    u = u.reshape(n * n, panels, taps * c, width)
     corner = [-first for first, _ in pads[1:]]
 
     def plan(samples, down, across, frames):
@@ -60,7 +63,8 @@ def _correlate(x, weight, y, pads, m):
                 first, last = max(0, t - pads[0][0]), min(frames, t - pads[0][0] + taps)
                 tap = first + pads[0][0] - t
                 seen, weights = slice(first * c, last * c), slice(tap * c, (tap + last - first) * c)
-                products += pieces(v[some, :, seen], u[some, weights], sums[some, :, t])
+                to = sums[some, :, t].reshape(-1, p, panels, width).swapaxes(1, 2)
+                products += pieces(v[some, None, :, seen], u[some, :, weights], to)
         products += along_both(At, there[..., :outputs], here[:, :m, :outputs], out)
         return (
             in_runs(tiles.reshape(n, n, *shape, frames, c)),
@@ -232,19 +236,24 @@ def _for_each_thread(make):
 
 
 def _transformed(weight, m):
-    """G w G^T of every tap in time and pair of channels: (kT, 3, 3, C, K) -> (n, n, kT, C, K)."""
+    """G w G^T of every tap in time and pair of channels: (kT, 3, 3, C, K) -> (n, n, panels, kT, C, K / panels).
+
+    A panel is a matrix in one piece. Few tiles are multiplied with a large weight as fast as that can be fetched, and
+    what lies in one piece is fetched quickest.
+    """
     G = transforms(m)[1]
     n, (taps, *_, c, k) = len(G), weight.shape
-    u = memory.empty((n, n, taps, c, k), weight.dtype)
+    width = next((d for d in range(PANEL, PANEL // 2, -1) if k % d == 0), k)
+    u = memory.empty((n, n, k // width, taps, c, width), weight.dtype)
 
     def one(task):
-        tap, some = task
-        part = np.ascontiguousarray(weight[tap, :, :, some]).reshape(3, 3, -1)
+        tap, panel, some = task
+        part = np.ascontiguousarray(weight[tap, :, :, some, panel * width : (panel + 1) * width]).reshape(3, 3, -1)
         between = memory.empty((3, n, part.shape[2]), weight.dtype)
-        for a, b, product in along_both(G, part, between, u[:, :, tap, some].reshape(n, n, -1)):
+        for a, b, product in along_both(G, part, between, u[:, :, panel, tap, some].reshape(n, n, -1)):
             np.matmul(a, b, out=product)
 
-    threads.run(one, [(tap, some) for tap in range(taps) for some in threads.pieces(c, WEIGHT_PIECE // k)])
+    threads.run(one, itertools.product(range(taps), range(k // width), threads.pieces(c, WEIGHT_PIECE // width)))
     return u
 
 
