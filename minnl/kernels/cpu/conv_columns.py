@@ -16,7 +16,7 @@ import operator
 import numpy as np
 
 from minnl.kernels import memory, threads
-from minnl.kernels.cpu.gather import in_runs, padded, strided
+from minnl.kernels.cpu.gather import LINE, in_runs, padded, strided
 from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones would make short calls, see README.md
@@ -26,7 +26,7 @@ ROWS = 128  # of a matrix, if there are so many
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
 LONG_SUM_ROWS = 240  # the same where each sum is a call:
 LARGE_SUM = 48 * 1024  # elements of a weight from which on several sums in one call would leave the cache
-PAGE, LINE = 1024, 16  # numbers in 4 KB, and in a line of the cache
+PAGE = 1024  # numbers in 4 KB
 BYTES = 4  # of a number
 
 

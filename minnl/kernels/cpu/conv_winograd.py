@@ -15,7 +15,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import add_product, pieces
+from minnl.kernels.cpu.gemm import add_product, compute, divisor, pieces
 from minnl.kernels.cpu.winograd import along_both, regions, squares, transforms
 
 BLOCK_ELEMENTS = 8 * 1024  # tiles * channels at once; times n^2 = 36 floats, 1.2 MB
@@ -54,9 +54,8 @@ def _correlate(x, weight, y, pads, m):
         inputs, outputs = p * frames * c, p * out_frames * k
         # Each step reads one and writes the other: tiles, v and half-way sums here, half-way tiles, sums and out there.
         here, there = (squares(n, n, max(inputs, outputs), x.dtype) for _ in range(2))
-        v, sums = here.reshape(n * n, -1)[:, :inputs], there.reshape(n * n, -1)[:, :outputs]
-        v, sums = v.reshape(n * n, p, frames * c), sums.reshape(n * n, p, out_frames, k)
         tiles, out = here[..., :inputs], there[:m, :m, :outputs]
+        v, sums = tiles.reshape(n * n, p, frames * c), there[..., :outputs].reshape(n * n, p, out_frames, k)
         products = along_both(Bt, tiles, there[..., :inputs], tiles)
         for some in threads.pieces(n * n, NEAR_ELEMENTS // (taps * c * k)):
             for t in range(out_frames):
@@ -79,8 +78,7 @@ def _correlate(x, weight, y, pads, m):
         for block in region.blocks:
             tiles, products, out = plan(*seen[block].shape[2:])
             tiles[...] = seen[block]
-            for a, b, product in products:
-                np.matmul(a, b, out=product)
+            compute(products)
             to[block] = out
         finish()
 
@@ -112,8 +110,7 @@ def _weight_gradient(x, gy, gw, pads, m):
             total[:, tap, some] += other[:, tap, some]
         numbers = (some.stop - some.start) * k
         between, parts = memory.empty((n, 3, numbers), x.dtype), memory.empty((3, 3, numbers), x.dtype)
-        for a, b, product in along_both(G.T, total[:, tap, some].reshape(n, n, numbers), between, parts):
-            np.matmul(a, b, out=product)
+        compute(along_both(G.T, total[:, tap, some].reshape(n, n, numbers), between, parts))
         gw[tap, :, :, some] = parts.reshape(3, 3, -1, k)
 
     threads.run(back, [(tap, some) for tap in range(taps) for some in threads.pieces(c, WEIGHT_PIECE // k)])
@@ -151,8 +148,7 @@ def _own_sums(x, gy, shape, pads, m):
                 block = (*block[:2], slice(None), *block[2:])
                 tiles, outs, products, product = plan(*seen[block].shape[3:])
                 tiles[...], outs[...] = seen[block], made[block]
-                for a, b, to in products:
-                    np.matmul(a, b, out=to)
+                compute(products)
                 total += product
         return total
 
@@ -213,8 +209,7 @@ def _into(to, matrix, cut):
     tiles = tiles.reshape(q, q, frames, -1)
     between = squares(q, r, tiles.shape[3], to.dtype)
     for t in range(frames):
-        for a, b, product in along_both(matrix, tiles[:, :, t], between, to[:, :, t].reshape(r, r, -1)):
-            np.matmul(a, b, out=product)
+        compute(along_both(matrix, tiles[:, :, t], between, to[:, :, t].reshape(r, r, -1)))
 
 
 def _frames_first(cut):
@@ -243,15 +238,14 @@ def _transformed(weight, m):
     """
     G = transforms(m)[1]
     n, (taps, *_, c, k) = len(G), weight.shape
-    width = next((d for d in range(PANEL, PANEL // 2, -1) if k % d == 0), k)
+    width = divisor(k, PANEL) if k % divisor(k, PANEL) == 0 else k
     u = memory.empty((n, n, k // width, taps, c, width), weight.dtype)
 
     def one(task):
         tap, panel, some = task
         part = np.ascontiguousarray(weight[tap, :, :, some, panel * width : (panel + 1) * width]).reshape(3, 3, -1)
         between = memory.empty((3, n, part.shape[2]), weight.dtype)
-        for a, b, product in along_both(G, part, between, u[:, :, panel, tap, some].reshape(n, n, -1)):
-            np.matmul(a, b, out=product)
+        compute(along_both(G, part, between, u[:, :, panel, tap, some].reshape(n, n, -1)))
 
     threads.run(one, itertools.product(range(taps), range(k // width), threads.pieces(c, WEIGHT_PIECE // width)))
     return u

@@ -12,6 +12,8 @@ import numpy as np
 
 from minnl.kernels import memory
 
+LINE = 16  # numbers in a line of the cache
+
 
 class _Memory:
     """What NumPy asks for to make an array from an address; it keeps the owner of the memory alive."""

@@ -23,9 +23,14 @@ DEEPEST = 900  # with longer sums a piece would be too thin: the general routine
 
 def multiply(a, b, out):
     """out = a @ b for (..., M, D) and (D, N) or (..., D, N), in pieces of M and N. Returns out."""
-    for factors in pieces(a, b, out):
-        np.matmul(factors[0], factors[1], out=factors[2])
+    compute(pieces(a, b, out))
     return out
+
+
+def compute(products):
+    """Take products (a, b, out), one after the other, with np.matmul."""
+    for a, b, out in products:
+        np.matmul(a, b, out=out)
 
 
 def add_product(a, b, out, fresh):
@@ -62,10 +67,10 @@ def _piece(rows, depth, columns):
     side = SIDE if SIDE * SIDE * depth <= SMALL else SIDE // 2
     wide = min(columns, max(side, SMALL // (min(rows, side) * depth) // 16 * 16))
     tall = rows if rows <= side else min(rows, max(8, SMALL // (wide * depth) // 8 * 8))
-    return _divisor(rows, tall), _divisor(columns, wide)
+    return divisor(rows, tall), divisor(columns, wide)
 
 
-def _divisor(n, most):
+def divisor(n, most):
     """The largest divisor of n up to `most`, for pieces without a rest; `most` if none is above its half."""
     return next((d for d in range(most, most // 2, -1) if n % d == 0), most)
 

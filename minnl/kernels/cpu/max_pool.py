@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from minnl import windows
-from minnl.kernels import memory
+from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.pool_plan import BLOCK_ELEMENTS, Desk, cuts, plan_of
@@ -117,7 +117,8 @@ def scattered(plan, gx, gy, winner):
         columns = (np.arange(w.windows) * (w.stride * steps[3]))[:, None] + np.arange(gx.shape[4])
         return ((i[:, None, None] + j[:, None] + k).reshape(-1, 1) + columns.reshape(-1)).reshape(-1)
 
-    def task(samples):
+    # on one thread: NumPy keeps the others waiting while it adds
+    for samples in threads.pieces(gx.shape[0], BLOCK_ELEMENTS // (gx.shape[1] * plan.frame)):
         g, won = gy[samples], winner[samples]
         for piece in cuts(g.shape[:3], (g.shape[1] * h.windows * line, h.windows * line, line), PLACES):
             first, last, row = piece[1].start, piece[1].stop, piece[2].start
@@ -132,10 +133,6 @@ def scattered(plan, gx, gy, winner):
             np.take((table + start).view(items)[:, 0], entries, out=places.view(items), mode="clip")
             places += grid(*g[piece].shape[:3])
             np.add.at(to.reshape(-1), places, g[piece].reshape(-1))
-
-    # on one thread: NumPy keeps the others waiting while it adds
-    for samples, _, _ in cuts((gx.shape[0], 1, 1), (gx.shape[1] * plan.frame, 0, 0), BLOCK_ELEMENTS):
-        task(samples)
 
 
 def jumps(plan, steps, pairs):

@@ -130,7 +130,7 @@ class Parts:
 
     def __init__(self, x, mean=None, far=False):
         self.rows = rows_of(x.size, x.shape[-1])
-        self.blocks, self.mean, self.row = self.rows.cut(np.ascontiguousarray(x)), mean, None
+        self.blocks, self.mean, self.row = self.rows.cut(x), mean, None
         if far:
             self.mean, (self.row,) = np.zeros_like(mean), self.rows.repeated(mean)
 
@@ -146,7 +146,7 @@ def result(op, x, weight, bias, residual=None):
     rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.far)
     scale = op.rstd * weight
     scale, shift = rows.repeated(scale, bias - parts.mean * scale)
-    outs, residuals = rows.cut(y), None if residual is None else rows.cut(np.ascontiguousarray(residual))
+    outs, residuals = rows.cut(y), None if residual is None else rows.cut(residual)
 
     def one(i):
         out = rows.each(np.multiply, parts(i), scale, out=outs[i])
@@ -164,10 +164,10 @@ class GradientOfSum:
     """The gradient of z in y = max(z, 0), made a block at a time; without ReLU it is gy itself."""
 
     def __init__(self, op, gy):
-        self.op, rows, gy = op, rows_of(gy.size, gy.shape[-1]), np.ascontiguousarray(gy)
+        self.op, rows = op, rows_of(gy.size, gy.shape[-1])
         self.array = memory.empty(gy.shape, gy.dtype) if op.relu else gy
         self.blocks = rows.cut(self.array)
-        self.given, self.y = (rows.cut(gy), rows.cut(np.ascontiguousarray(op.y))) if op.relu else (None, None)
+        self.given, self.y = (rows.cut(gy), rows.cut(op.y)) if op.relu else (None, None)
 
     def make(self, i, scratch):
         out = self.blocks[i]

@@ -17,10 +17,9 @@ import math
 import numpy as np
 
 from minnl.kernels import memory, threads
-from minnl.kernels.cpu.gather import in_runs, padded, strided
+from minnl.kernels.cpu.gather import LINE, in_runs, padded, strided
 
 REGION_ELEMENTS = 1024 * 1024  # of the input or output of a region, 4 MB
-LINE = 16  # numbers in a line of the cache
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)  # where polynomials are evaluated; the last point is infinity, always
 
 
@@ -40,7 +39,7 @@ def transforms(m):
 
 
 def along_both(matrix, a, between, out):
-    """The two products, for np.matmul, that take tiles a (q, q, N) by a matrix (r, q) to matrix a matrix^T (r, r, N).
+    """The two products (a, b, out) that take tiles a (q, q, N) by a matrix (r, q) to matrix a matrix^T (r, r, N).
 
     `between` (q, r, N) is memory for what one of them leaves to the other.
     """
