@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels.cpu import conv, conv_columns, conv_taps, conv_winograd, gemm, winograd
+from minnl.kernels import threads
+from minnl.kernels.cpu import conv, conv_columns, conv_points, conv_taps, conv_winograd, gemm, winograd
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -61,7 +62,7 @@ def convolutions(draw, window=None, steps=True, groups=True):
 @contextlib.contextmanager
 def by(method, block=conv_columns.BLOCK_ELEMENTS):
     """Every convolution by that method, whatever would be quickest."""
-    choice = mock.patch.object(conv, "choose", lambda *shapes: METHODS[method])
+    choice = mock.patch.object(conv, "choose", lambda *shapes, gradient=False: METHODS[method])
     with choice, columns(block, method.endswith("shared")):
         yield
 
@@ -86,6 +87,21 @@ def test_method(method, block, case):
         mock.patch.multiple(conv_columns, SUM_ROWS=block, LONG_SUM_ROWS=block, LARGE_SUM=block, ROWS=block),
     ):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("few", [0, 10**6])  # tasks have some positions each; or some channels each
+@pytest.mark.parametrize("block", [1, 50, 10**6])
+@QUICK
+@given(case=convolutions((1, 1, 1)))
+def test_points(block, few, case):
+    x, weight, arguments = case
+    arguments["padding"] = 0
+    with (
+        mock.patch.object(threads, "tasks_for", lambda flops: 4),
+        mock.patch.multiple(conv_points, GATHERED=block, ROWS=2, SUM_ROWS=2, CHANNELS=1, FEW=few),
+    ):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+        same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
 @pytest.mark.parametrize("block", [1, 300, 10**6])
@@ -174,7 +190,8 @@ def test_same_bits_on_any_number_of_threads(method, frames):
     [
         ((4, 8, 28, 28, 64), (1, 3, 3, 64, 64), (1, 1, 1), conv_winograd),
         ((4, 4, 14, 14, 128), (3, 3, 3, 128, 128), (1, 1, 1), conv_winograd),
-        ((4, 8, 28, 28, 64), (1, 1, 1, 64, 256), (1, 1, 1), conv_taps),
+        ((4, 8, 28, 28, 64), (1, 1, 1, 64, 256), (1, 1, 1), conv_points),
+        ((4, 4, 28, 28, 256), (1, 1, 1, 256, 512), (1, 2, 2), conv_points),
         ((4, 8, 28, 28, 256), (3, 1, 1, 256, 64), (1, 1, 1), conv_columns),
         ((4, 4, 7, 7, 1024), (3, 1, 1, 1024, 256), (1, 1, 1), conv_taps),
         ((4, 4, 4, 4, 512), (1, 3, 3, 512, 512), (1, 1, 1), conv_taps),
@@ -186,6 +203,12 @@ def test_choice(x, weight, stride, expected):
     pads = [(k // 2, k // 2) for k in weight[:3]]
     y = (x[0], *((n + 2 * p - k) // s + 1 for n, (p, _), k, s in zip(x[1:4], pads, weight, stride, strict=False)))
     assert conv.choose(x, weight, (*y, weight[4]), stride, tuple(pads), (1, 1, 1))[0] is expected
+
+
+def test_columns_sum_up_gradients_of_smaller_weights_than_they_multiply_with():
+    shapes = (4, 4, 14, 14, 256), (1, 3, 3, 256, 256), (4, 4, 7, 7, 256), (1, 2, 2), ((0, 0), (1, 1), (1, 1)), (1, 1, 1)
+    assert conv.choose(*shapes) == (conv_columns,)
+    assert conv.choose(*shapes, gradient=True) == (conv_taps,)
 
 
 @pytest.mark.parametrize(

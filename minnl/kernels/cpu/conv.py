@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from minnl.kernels import memory, threads
-from minnl.kernels.cpu import conv_columns, conv_taps, conv_winograd
+from minnl.kernels.cpu import conv_columns, conv_points, conv_taps, conv_winograd
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.products import column_sums
@@ -24,6 +24,7 @@ ONE = (1, 1, 1)
 GFLOPS = 90  # floating point operations per ns and core: matrix products,
 COPY = 0.25  # and ns for a number that is gathered, added or scattered; the ratio of the two is what counts
 SHORT = 400_000_000  # floating point operations of a pass, 4 ms
+POSITIONS = 784  # of the output for each task of a strided input gradient, or a half: each packs every tap's matrix
 TILES = (3, 4, 5)  # sides of Winograd tiles: larger ones multiply less, smaller ones fit small maps
 
 
@@ -80,7 +81,7 @@ def correlate(x, weight, y, stride, pads, dilation):
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
     """gw = windows of x, transposed, times gy, by the method that is quickest for the shapes."""
-    method, *arguments = choose(x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation)
+    method, *arguments = choose(x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation, gradient=True)
     method.weight_gradient(x, gy, gw, stride, pads, dilation, *arguments)
 
 
@@ -91,8 +92,7 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
     and at these, output and input step together: a correlation of stride 1. Each thread has samples of its own, and
     takes them through all phases.
     """
-    if any(s > k for s, k in zip(stride, weight.shape, strict=False)):
-        gx.fill(0)  # there are phases that no tap meets
+    gaps = any(s > k for s, k in zip(stride, weight.shape, strict=False))  # there are phases that no tap meets
     phases = []
     for phase in itertools.product(*map(range, stride)):
         taps, before = [], []
@@ -104,6 +104,8 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
         phases.append((where, weight[tuple(taps)][::-1, ::-1, ::-1].swapaxes(3, 4), before))
 
     def one(samples):
+        if gaps:
+            gx[samples] = 0
         for where, mirrored, before in phases:
             positions = gx[(samples, *where)]
             if positions.size and mirrored.size:
@@ -116,14 +118,17 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
         correlate(gy, mirrored, gx, ONE, before, dilation)
     else:
         tasks = threads.tasks_for(2 * gy.size * math.prod(weight.shape[:4]))
+        tasks = min(tasks, max(2, math.prod(gy.shape[:4]) // POSITIONS))
         threads.run(one, threads.shares(len(gy), tasks))
 
 
 @functools.lru_cache(4096)
-def choose(x, weight, y, stride, pads, dilation):
+def choose(x, weight, y, stride, pads, dilation, gradient=False):
     """The method for these shapes, a module and what else it wants to know: the least of the estimated times."""
+    if weight[:3] == ONE and not any(before or after for before, after in pads):
+        return (conv_points,)
     estimates = {(conv_taps,): taps_time(x, weight, y, stride, pads, dilation)}
-    if math.prod(weight) <= conv_columns.WEIGHT_ELEMENTS:
+    if math.prod(weight) <= (conv_columns.SUM_ELEMENTS if gradient else conv_columns.WEIGHT_ELEMENTS):
         estimates[(conv_columns,)] = columns_time(x, weight, y, stride, pads, dilation)
     before = pads[0][0]
     whole = before == 0 and x[1] == y[1] if weight[0] == 1 else before < weight[0] and y[1] <= x[1] + before

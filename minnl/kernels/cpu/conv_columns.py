@@ -20,11 +20,12 @@ from minnl.kernels.cpu.gather import LINE, in_runs, padded, strided
 from minnl.kernels.cpu.gemm import multiply
 
 BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones would make short calls, see README.md
-WEIGHT_ELEMENTS = 256 * 1024  # of a weight that this is for: each part sums up a gradient of that size, 1 MB
+WEIGHT_ELEMENTS = 640 * 1024  # of a weight that this is for: a larger one leaves the cache from block to block; and
+SUM_ELEMENTS = 256 * 1024  # for its gradient: each part sums up one of that size, 1 MB
 WORTH = 0.8  # of what gathering every window by itself copies: sharing lines has to copy less
 ROWS = 128  # of a matrix, if there are so many
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
-LONG_SUM_ROWS = 240  # the same where each sum is a call:
+LONG_SUM_ROWS = 480  # the same where each sum is a call:
 LARGE_SUM = 48 * 1024  # elements of a weight from which on several sums in one call would leave the cache
 PAGE = 1024  # numbers in 4 KB
 BYTES = 4  # of a number

@@ -21,8 +21,7 @@ LONG_SUM_ROWS = 480  # for a small matrix, whose additions would take as long as
 SUM_PRODUCTS = 1024 * 1024  # a tiny one: so many multiply-adds are worth a call
 ROWS = 192  # positions that a task has at least; rather than fewer it gets fewer channels
 LARGE = 128 * 1024  # elements of one tap's matrix, from which on copying it costs more than it saves
-SUM_ELEMENTS = 256 * 1024  # of a weight whose gradient each task sums up for itself, 1 MB; but
-WIDE = 32 * 1024  # elements of one tap's matrix from which on a part of it is a good product by itself
+SUM_ELEMENTS = 256 * 1024  # of a weight whose gradient each task sums up for itself, 1 MB
 
 
 def correlate(x, weight, y, stride, pads, dilation):
@@ -57,9 +56,7 @@ def correlate(x, weight, y, stride, pads, dilation):
         longest = -(-positions // down)
     else:
         down = max(1, min(parts, positions // ROWS))
-        longest = -(-positions // down)
-        if len(meet.taps) > 1:
-            longest = min(longest, max(ROWS, BLOCK_ELEMENTS // max(c, k)))
+        longest = min(-(-positions // down), max(ROWS, BLOCK_ELEMENTS // max(c, k)))
     every = list(itertools.product(_channels(k, -(-parts // down)), threads.blocks(y.shape[:4], longest)))
     threads.run(one, [[(b, some) for some, b in every[share]] for share in threads.shares(len(every), parts)])
 
@@ -84,8 +81,7 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
                     total[i] += multiply(rows.T, gy[ours][..., out].reshape(-1, len(product.T)), product)
         return total
 
-    in_parts = c * k >= WIDE and gw.size == c * k and max(stride) == 1  # or each part would gather the positions anew
-    if gw.size <= SUM_ELEMENTS and not in_parts:  # each task has the whole weight, from some positions, read once
+    if gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some positions, read once
         rows = max(LONG_SUM_ROWS, SUM_PRODUCTS // (c * k)) if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS
         every = threads.blocks(gy.shape[:4], rows)
         shares = [every[share] for share in threads.shares(len(every), parts)]
@@ -139,8 +135,6 @@ def _merged(x, y, weight, stride, pads):
         k == s == 1 and before == 0 and n == out
         for k, s, (before, _), n, out in zip(weight[:3], stride, pads, x.shape[1:4], y.shape[1:4], strict=True)
     ]
-    if all(flat):
-        x, y = (a.reshape(1, 1, -1, 1, a.shape[4]) for a in (x, y))
-    elif flat[1] and flat[2]:
+    if flat[1] and flat[2]:
         x, y = (a.reshape(*a.shape[:2], -1, 1, a.shape[4]) for a in (x, y))
     return x, y

@@ -15,8 +15,7 @@ from minnl.kernels import memory
 
 SMALL = 1_000_000  # multiply-adds of one piece
 SIDE = 64  # a piece is about that wide, or half of it if its sums are long
-FEW = 128  # rows; for more of them it pays to pack the second factor,
-WARM = 40 * 1024  # if that has more elements than this: it leaves the cache between one piece and the next
+NEAR = 10 * 1024  # elements of the second factor: a larger one leaves a core's first cache between two pieces
 FAR = 4096  # bytes from one row of the second factor to the next: a column would compete for one place in the cache
 DEEPEST = 900  # with longer sums a piece would be too thin: the general routine is better
 
@@ -62,7 +61,7 @@ def pieces(a, b, out):
 @functools.lru_cache(1024)
 def _piece(rows, depth, columns):
     """How tall and wide a piece is."""
-    if rows * depth * columns <= SMALL or depth > DEEPEST or (rows > FEW and depth * columns > WARM):
+    if rows * depth * columns <= SMALL or depth > DEEPEST or depth * columns > NEAR:
         return rows, columns
     side = SIDE if SIDE * SIDE * depth <= SMALL else SIDE // 2
     wide = min(columns, max(side, SMALL // (min(rows, side) * depth) // 16 * 16))
