@@ -13,7 +13,7 @@ import minnl
 from minnl import Tensor, kernels, no_grad
 from minnl import functional as F
 from minnl.kernels import memory
-from minnl.kernels.cpu import avg_pool, max_pool, pool_plan
+from minnl.kernels.cpu import avg_pool, max_pool, pool_plan, pool_steps
 from tests import pooling
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
@@ -21,7 +21,7 @@ QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=Non
 
 
 @contextlib.contextmanager
-def cut(elements=None, few_taps=4):
+def cut(elements=None, few_taps=4, long=pool_plan.LONG):
     """While this lasts blocks have so many elements, and are shared out however small the input is."""
     pool_plan._plan.cache_clear()
     with contextlib.ExitStack() as stack:
@@ -35,6 +35,8 @@ def cut(elements=None, few_taps=4):
                 stack.enter_context(mock.patch.object(module, name, elements))
             stack.enter_context(mock.patch.object(pool_plan, "ALONE", 0))
         stack.enter_context(mock.patch.object(max_pool, "FEW_TAPS", few_taps))
+        for module in (max_pool, pool_steps):
+            stack.enter_context(mock.patch.object(module, "LONG", long))
         yield
     pool_plan._plan.cache_clear()
 
@@ -62,8 +64,9 @@ def both(fn, x, gy_seed=1):
     holds=st.sampled_from(["ties", "infinities", "nan"]),
     elements=st.sampled_from([None, 1, 50, 500]),
     few_taps=st.sampled_from([1, 4, 27]),
+    long=st.sampled_from([1, 64]),
 )
-def test_max_pool(case, holds, elements, few_taps):
+def test_max_pool(case, holds, elements, few_taps, long):
     shape, arguments = case
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, shape).astype(np.float32)
@@ -71,7 +74,7 @@ def test_max_pool(case, holds, elements, few_taps):
         x[x < 1] = -np.inf
     if holds == "nan":
         x[rng.random(shape) < 0.1] = np.nan
-    with cut(elements, few_taps):
+    with cut(elements, few_taps, long):
         for a, b in zip(*both(lambda x: F.max_pool3d(x, **arguments), x), strict=True):
             np.testing.assert_array_equal(a, b)
         with no_grad(), minnl.use_kernels("fast"):
@@ -85,7 +88,7 @@ def test_max_pool(case, holds, elements, few_taps):
 )
 @pytest.mark.parametrize("channels", [3, 16, 600])
 def test_max_pool_of_clips_with_long_and_short_rows(kernel, stride, padding, channels):
-    """Rows of 1,024 numbers or more are compared where they lie, shorter ones are gathered."""
+    """Columns of 64 channels or more are compared where they lie, shorter ones are gathered."""
     x = np.random.default_rng(0).integers(0, 50, (2, 4, 9, 8, channels)).astype(np.float32)
     for elements in (None, 20_000):
         with cut(elements):
@@ -120,10 +123,11 @@ def test_a_window_that_may_see_no_input_is_left_to_the_textbook():
     include=st.booleans(),
     divisor=st.sampled_from([None, None, 3, -2]),
     elements=st.sampled_from([None, 1, 50, 500]),
+    long=st.sampled_from([1, 64]),
 )
-def test_avg_pool(case, include, divisor, elements):
+def test_avg_pool(case, include, divisor, elements, long):
     shape, arguments = case
-    with cut(elements):
+    with cut(elements, long=long):
         agree(
             lambda x: F.avg_pool3d(x, **arguments, count_include_pad=include, divisor_override=divisor),
             arrays(shape),

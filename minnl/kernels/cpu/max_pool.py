@@ -11,7 +11,7 @@ from minnl import windows
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.pool_plan import BLOCK_ELEMENTS, Desk, cuts, plan_of
+from minnl.kernels.cpu.pool_plan import BLOCK_ELEMENTS, LONG, Desk, cuts, plan_of
 from minnl.kernels.cpu.pool_steps import Steps
 
 FEW_TAPS = 4  # up to here the winners are found sooner tap by tap than axis by axis
@@ -55,24 +55,26 @@ class BlockedMaxPool(Float32Kernel):
 
 
 def tap_by_tap(plan, x, y, winner, desk, block):
-    """A block by the textbook's loop; what a tap sees is gathered, from a copy that is near."""
-    y, winner, near = y[block.out], winner[block.out], desk("near", x[block.seen].shape)
-    near[...] = x[block.seen]
-    value, hit = desk("value", y.shape), desk("hit", y.shape, np.uint8)
+    """A block by the textbook's loop; what a tap sees is compared where it lies, or, of few channels, in a copy."""
+    x, y, winner = x[block.seen], y[block.out], winner[block.out]
+    hit, best = desk("hit", y.shape, np.uint8), None
     strides, dilations = ([getattr(axis, name) for axis in plan.axes] for name in ("stride", "dilation"))
     for n, tap in enumerate(plan.taps):
-        seen = in_runs(windows.view(near, tap, strides, dilations, y.shape[1:4]))
+        value = windows.view(x, tap, strides, dilations, y.shape[1:4])
+        if y.shape[-1] < LONG:
+            copy = y if n == 0 else desk("value", y.shape)
+            in_runs(copy)[...] = in_runs(value)
+            value = copy
         if n == 0:
-            in_runs(y)[...] = seen
+            best = value
             continue
-        in_runs(value)[...] = seen
         if n == 1:
-            np.greater(value, y, out=winner.view(bool))
+            np.greater(value, best, out=winner.view(bool))
         else:
-            np.greater(value, y, out=hit.view(bool))
+            np.greater(value, best, out=hit.view(bool))
             np.multiply(hit, n, out=hit)
             np.maximum(winner, hit, out=winner)  # a later tap has a higher number
-        np.maximum(y, value, out=y)
+        best = np.maximum(best, value, out=y)
 
 
 def selected(plan, gx, gy, winner):
@@ -92,10 +94,7 @@ def selected(plan, gx, gy, winner):
             some, places = ((samples, *met) for met in zip(t.met(i, frames), h.met(j, rows), columns[k], strict=True))
             won = winner[some]
             hit = np.equal(won, n, out=desk("hit", won.shape, bool))
-            if w.trivial:
-                np.multiply(gy[some], hit, out=gx[places])
-            else:  # short runs are sooner copied than written one by one
-                in_runs(gx[places])[...] = in_runs(np.multiply(gy[some], hit, out=desk("g", won.shape)))
+            np.multiply(gy[some], hit, out=gx[places])
 
     plan.run(task, plan.blocks)
 

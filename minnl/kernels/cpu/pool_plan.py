@@ -14,8 +14,9 @@ from minnl import windows
 from minnl.kernels import memory, threads
 
 BLOCK_ELEMENTS = 1024 * 1024  # of the input, 4 MB: threads that work in shorter steps keep each other waiting
-ALONE = 4 * 1024 * 1024  # elements of the input up to which one thread is sooner done than two
+ALONE = 1024 * 1024  # elements of the input up to which one thread is sooner done than two
 BUFFER = 1024  # elements
+LONG = 64  # channels that are worth a loop of NumPy's; shorter runs are sooner copied side by side first
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Plan:
         self.inside = t.inside and h.inside and w.inside
         self.taps = list(windows.taps(kernel))
         self.columns = [w.met(tap, slice(0, w.windows)) for tap in range(w.kernel)]
+        self.looks = w.looks(slice(0, w.windows))
         self.frame = math.prod(shape[2:])
         costs = shape[1] * self.frame, t.stride * self.frame, t.kernel * h.stride * shape[3] * shape[4]
         self.blocks = [

@@ -6,12 +6,10 @@ reduced first, then rows, then columns: few operations on long runs of numbers, 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.pool_plan import BUFFER, Desk
+from minnl.kernels.cpu.pool_plan import LONG, Desk
 
 
 class Steps:
@@ -44,7 +42,12 @@ class Steps:
             for look in block.looks[dim - 1]:
                 self.along(dim, look, values, ranks, out, out_ranks)
             values, ranks = out, out_ranks
-        if not w.trivial:
+        if not w.trivial and self.plan.shape[4] >= LONG:
+            arrays = (values, ranks, y, winner)
+            by_columns = [a if a is None else a.reshape(*a.shape[:3], -1, self.plan.shape[4]) for a in arrays]
+            for look in self.plan.looks:
+                self.along(3, look, *by_columns)
+        elif not w.trivial:
             self.columns(values, ranks, y, winner)
         if winner is not None:
             np.subtract(len(self.plan.taps), winner, out=winner)
@@ -54,13 +57,11 @@ class Steps:
         """Reduce frames (dim 1) or rows (dim 2) of windows that have the same taps on the input."""
         some, taps, places = look
         before = (slice(None),) * dim
-        gather = math.prod(values.shape[dim + 1 :]) < BUFFER and len(taps) > 1
 
-        def seen(array, name):
-            views = [array[(*before, place)] for place in places]
-            return [self.gathered((name, i), view, dim) for i, view in enumerate(views)] if gather else views
+        def seen(array):
+            return [array[(*before, place)] for place in places]
 
-        vs, out = seen(values, "value"), out[(*before, some)]
+        vs, out = seen(values), out[(*before, some)]
         if out_ranks is None:
             self.combined(vs, out)
         else:
@@ -68,13 +69,7 @@ class Steps:
             if ranks is None:
                 self.first(vs, lower, out, out_ranks)
             else:
-                self.highest(vs, seen(ranks, "rank"), lower, out, out_ranks)
-
-    def gathered(self, name, view, dim):
-        """A contiguous copy of a view that is contiguous beyond `dim`."""
-        out = self.desk(name, view.shape, view.dtype)
-        in_runs(out.reshape(*out.shape[: dim + 1], -1))[...] = in_runs(view.reshape(*view.shape[: dim + 1], -1))
-        return out
+                self.highest(vs, seen(ranks), lower, out, out_ranks)
 
     def columns(self, values, ranks, y, winner):
         """Reduce columns. What a tap sees is gathered, so that windows lie side by side."""
