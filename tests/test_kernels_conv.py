@@ -19,6 +19,7 @@ METHODS = {
     "taps": (conv_taps,),
     "columns": (conv_columns,),
     "columns, lines shared": (conv_columns,),
+    "columns, lines shared, by frames": (conv_columns,),
     **{f"winograd {m}": (conv_winograd, m) for m in conv.TILES},
 }
 WINDOWS = [method for method in METHODS if "winograd" not in method]
@@ -26,13 +27,13 @@ WINOGRAD = 1e-4  # of the largest value; what the other methods have to keep is 
 
 
 @contextlib.contextmanager
-def columns(block, shared):
+def columns(block, shared, wide):
     """Columns in blocks of that size; and whether windows share their lines, where they have any in common."""
 
-    def shares_lines(weight, stride, dilation):
+    def shares_lines(weight, stride, dilation, width):
         return shared and dilation[1] == 1 and weight[1] > stride[1]
 
-    with mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, shares_lines=shares_lines):
+    with mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, shares_lines=shares_lines, WIDE=wide):
         for planned in (conv_columns.Block.of, conv_columns.upright_shapes):  # once for its shapes
             planned.cache_clear()
         yield
@@ -63,7 +64,7 @@ def convolutions(draw, window=None, steps=True, groups=True):
 def by(method, block=conv_columns.BLOCK_ELEMENTS):
     """Every convolution by that method, whatever would be quickest."""
     choice = mock.patch.object(conv, "choose", lambda *shapes, gradient=False: METHODS[method])
-    with choice, columns(block, method.endswith("shared")):
+    with choice, columns(block, "shared" in method, 1 if "frames" in method else conv_columns.WIDE):
         yield
 
 
@@ -212,18 +213,19 @@ def test_columns_sum_up_gradients_of_smaller_weights_than_they_multiply_with():
 
 
 @pytest.mark.parametrize(
-    ("weight", "stride", "expected"),
+    ("weight", "stride", "width", "expected"),
     [
-        ((5, 7, 7, 1, 16), (2, 2, 2), True),
-        ((1, 3, 3, 16, 16), (1, 1, 1), True),
-        ((1, 7, 7, 3, 64), (1, 2, 2), False),  # 64 outputs are more than the lines of 3 channels
-        ((1, 3, 3, 128, 128), (1, 2, 2), False),  # one line in three is shared
-        ((3, 1, 1, 16, 16), (1, 1, 1), False),
+        ((5, 7, 7, 1, 16), (2, 2, 2), 12, True),
+        ((1, 3, 3, 16, 16), (1, 1, 1), 12, True),
+        ((1, 7, 7, 3, 64), (1, 2, 2), 40, False),  # 64 outputs are more than the lines of 3 channels
+        ((1, 7, 7, 3, 64), (1, 2, 2), 56, True),  # but nothing has to be copied where lines are long
+        ((1, 3, 3, 128, 128), (1, 2, 2), 14, False),  # one line in three is shared
+        ((3, 1, 1, 16, 16), (1, 1, 1), 56, False),
     ],
 )
-def test_lines_are_shared_where_it_saves_copies(weight, stride, expected):
-    assert conv_columns.shares_lines(weight, stride, (1, 1, 1)) is expected
-    assert not conv_columns.shares_lines(weight, stride, (1, 2, 1))
+def test_lines_are_shared_where_it_saves_copies(weight, stride, width, expected):
+    assert conv_columns.shares_lines(weight, stride, (1, 1, 1), width) is expected
+    assert not conv_columns.shares_lines(weight, stride, (1, 2, 1), width)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +233,7 @@ def test_lines_are_shared_where_it_saves_copies(weight, stride, expected):
     [
         ("columns", 2 * 10 * 27 * 4, [2 * 10 * 27 * 4]),  # two lines of windows at a time
         ("columns, lines shared", 2 * 100 * 9 * 4 * 12, [2 * 100 * 9 * 4 * 10]),  # two samples
+        ("columns, lines shared, by frames", 10 * 9 * 4 * 7, [10 * 9 * 4 * 6]),  # five lines of windows
     ],
 )
 def test_columns_are_never_more_than_a_block(method, block, expected, monkeypatch):

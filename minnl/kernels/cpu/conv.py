@@ -141,11 +141,12 @@ def columns_time(x, weight, y, stride, pads, dilation):
     """Estimated ns on one core: every window is gathered and multiplied; or lines, and what meets no padding."""
     x, weight, y, stride, pads, dilation = conv_columns.upright_shapes(x, weight, y, stride, pads, dilation)
     row, k, outputs = math.prod(weight[:4]), weight[4], math.prod(y[:4])
-    if not conv_columns.shares_lines(weight, stride, dilation):
+    if not conv_columns.shares_lines(weight, stride, dilation, y[3]):
         return outputs * row * (COPY + 2 * k / GFLOPS)
     line, places = row // weight[1], outputs // y[2]
     met = _met(x[2], y[2], weight[1], stride[1], pads[1], 1)
-    return places * (line * (x[2] * COPY + 2 * k * met / GFLOPS) + 2 * COPY * y[2] * k)
+    copied = 0 if conv_columns.by_frames(weight, stride, y[3]) else 2 * y[2] * k
+    return places * (line * (x[2] * COPY + 2 * k * met / GFLOPS) + COPY * copied)
 
 
 def taps_time(x, weight, y, stride, pads, dilation):

@@ -23,7 +23,8 @@ BLOCK_ELEMENTS = 512 * 1024  # of the column matrix at once, 2 MB: smaller ones 
 WEIGHT_ELEMENTS = 640 * 1024  # of a weight that this is for: a larger one leaves the cache from block to block; and
 SUM_ELEMENTS = 256 * 1024  # for its gradient: each part sums up one of that size, 1 MB
 WORTH = 0.8  # of what gathering every window by itself copies: sharing lines has to copy less
-ROWS = 128  # of a matrix, if there are so many
+ROWS = 128  # of a matrix, if there are so many; but
+WIDE = 56  # outputs of a line are as good, if a frame by itself then needs no copies: its outputs lie in their order
 SUM_ROWS = 192  # rows in one sum of the weight gradient: short enough for gemm.py
 LONG_SUM_ROWS = 480  # the same where each sum is a call:
 LARGE_SUM = 48 * 1024  # elements of a weight from which on several sums in one call would leave the cache
@@ -99,7 +100,7 @@ def upright_shapes(x, weight, y, stride, pads, dilation):
     """`upright` for shapes."""
     turned = (1, weight[0], 1, *weight[3:]), (1, stride[0], 1), (1, dilation[0], 1)
     same_places = weight[1:3] == stride[1:] == (1, 1) and x[2:4] == y[2:4] and pads[1][0] == pads[2][0] == 0
-    if not (same_places and shares_lines(*turned)):
+    if not (same_places and shares_lines(*turned, y[2] * y[3])):
         return x, weight, y, stride, pads, dilation
     x, y = ((n, 1, t, h * w, c) for n, t, h, w, c in (x, y))
     weight, stride, dilation = turned
@@ -124,28 +125,33 @@ def _narrow(weight, stride):
     return weight[2] == stride[2] == 1
 
 
-def shares_lines(weight, stride, dilation):
+def by_frames(weight, stride, width):
+    """Whether lines of so many outputs, or pieces of them, are long enough for blocks within single frames."""
+    return width >= WIDE or weight[0] == 1 and _narrow(weight, stride)
+
+
+def shares_lines(weight, stride, dilation, width):
     """Whether it pays that windows one above the other take the lines that they have in common from one place.
 
     Each line is gathered once then, but outputs have to be brought into another order, which copies them twice; not
-    those of narrow windows, whose blocks are pieces of single frames.
+    those of single frames.
     """
     kt, kh, kw, c, k = weight
     line = kt * kw * c  # numbers of a window on lines of one height
-    copies = 0 if kt == 1 and _narrow(weight, stride) else 2 * k
+    copies = 0 if by_frames(weight, stride, width) else 2 * k
     return dilation[1] == 1 and line * stride[1] + copies < WORTH * line * kh
 
 
 def blocks(samples, frames, places, x, weight, y, stride, pads, dilation):
     """(where, Block) for each piece of a part of the output whose columns fit the cache; `where` are four slices."""
     n, t, height, width = (s.stop - s.start for s in (samples, frames, slice(0, y[2]), places))
-    if shares_lines(weight, stride, dilation):  # as many whole frames as fit, or some lines of one or a few
+    if shares_lines(weight, stride, dilation, y[3]):  # as many whole frames as fit, or some lines of one or a few
         place = math.prod(weight[:4]) // weight[1]  # numbers gathered from a line for one place
         row = place * ((height - 1) * stride[1] + weight[1])
         across = threads.pieces(width, max(ROWS, BLOCK_ELEMENTS // row) if _narrow(weight, stride) else width)
         rows = across[-1].stop - across[-1].start
-        least = min(-(-ROWS // rows), n * t)
-        each = max(least, BLOCK_ELEMENTS // (rows * row))
+        least = 1 if rows >= WIDE else min(-(-ROWS // rows), n * t)
+        each = 1 if rows >= WIDE else max(least, BLOCK_ELEMENTS // (rows * row))
         lines = (BLOCK_ELEMENTS // (least * rows * place) - weight[1]) // stride[1] + 1
         band = height if BLOCK_ELEMENTS // (rows * row) >= least else lines
         cut = threads.pieces(n, each // t), threads.pieces(t, each), threads.pieces(height, band), across
@@ -170,7 +176,7 @@ class Block:
 
     def __init__(self, x, weight, y, stride, pads, dilation, extent):
         (kt, kh, kw, c, _), (st, sh, sw), (dt, dh, dw) = weight, stride, dilation
-        shared = shares_lines(weight, stride, dilation)
+        shared = shares_lines(weight, stride, dilation, y[3])
         n, t, start, stop, w = extent
         h, top = stop - start, start * sh - pads[1][0]
         end = top + (h - 1) * sh + dh * (kh - 1) + 1

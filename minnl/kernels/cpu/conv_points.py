@@ -16,7 +16,7 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.gemm import NEAR, add_product, multiply
 
-ROWS = 392  # positions of a task, at least: each packs the whole weight anew
+ROWS = 784  # positions of a task, or half of them: each packs the whole weight anew
 CHANNELS = 512  # channels of a task, or half of them: each packs all positions anew
 SUM_ROWS = 1536  # positions that a task sums up for the weight's gradient, at least, and
 FEW = 4  # times as many as there are channels, or adding up the tasks' sums would take too long
@@ -33,7 +33,7 @@ def correlate(x, weight, y, stride, pads, dilation):
     x, y = _as_line(x, y, stride)
     parts = threads.tasks_for(2 * positions * c * k)
     if positions >= k:
-        tasks = itertools.product(_shares(y, c, stride, min(parts, positions // ROWS)), [slice(0, k)])
+        tasks = itertools.product(_shares(y, c, stride, min(parts, max(2, positions // ROWS))), [slice(0, k)])
     else:
         tasks = itertools.product(_shares(y, c, stride, 1), threads.shares(k, min(parts, max(2, k // CHANNELS))))
 
