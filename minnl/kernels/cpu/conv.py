@@ -2,7 +2,7 @@
 
 The three passes of a convolution are one computation, the correlation of a clip with a weight, and its transpose:
 forward correlates x with the weight, the input's gradient correlates the output's with the mirrored weight, and the
-weight's gradient is the transpose. So each method in conv_winograd, conv_taps and conv_columns has two functions,
+weight's gradient is the transpose. So each method, a module conv_*.py, has two functions,
 ``correlate`` and ``weight_gradient``.
 """
 
