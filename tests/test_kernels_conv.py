@@ -84,7 +84,7 @@ def test_method(method, block, case):
     small = {"BLOCK_ELEMENTS": block, "SUM_ROWS": block, "LONG_SUM_ROWS": block}
     with (
         by(method, block),
-        mock.patch.multiple(conv_taps, **small),
+        mock.patch.multiple(conv_taps, **small, SUM_ELEMENTS=0 if block == 50 else conv_taps.SUM_ELEMENTS),
         mock.patch.multiple(conv_columns, SUM_ROWS=block, LONG_SUM_ROWS=block, LARGE_SUM=block, ROWS=block),
     ):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
@@ -204,6 +204,14 @@ def test_choice(x, weight, stride, expected):
     pads = [(k // 2, k // 2) for k in weight[:3]]
     y = (x[0], *((n + 2 * p - k) // s + 1 for n, (p, _), k, s in zip(x[1:4], pads, weight, stride, strict=False)))
     assert conv.choose(x, weight, (*y, weight[4]), stride, tuple(pads), (1, 1, 1))[0] is expected
+
+
+def test_inputs_that_no_window_sees():
+    """In the input's gradient a phase of a stride that does not divide has more positions than there are outputs."""
+    agree(lambda x, w: F.conv3d(x, w, stride=(2, 3, 3)), arrays((1, 6, 6, 5, 2), (3, 2, 3, 2, 2)))
+    one, none = (1, 1, 1), ((0, 0),) * 3
+    assert conv.choose((1, 2, 2, 2, 4), (*one, 4, 4), (1, 2, 2, 2, 4), one, none, one) == (conv_points,)
+    assert conv.choose((1, 2, 2, 2, 4), (*one, 4, 4), (1, 2, 2, 3, 4), one, none, one) != (conv_points,)
 
 
 def test_columns_sum_up_gradients_of_smaller_weights_than_they_multiply_with():

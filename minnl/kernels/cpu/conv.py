@@ -125,7 +125,8 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
 @functools.lru_cache(4096)
 def choose(x, weight, y, stride, pads, dilation, gradient=False):
     """The method for these shapes, a module and what else it wants to know: the least of the estimated times."""
-    if weight[:3] == ONE and not any(before or after for before, after in pads):
+    met = tuple((n - 1) // s + 1 for n, s in zip(x[1:4], stride, strict=True))
+    if weight[:3] == ONE and y[1:4] == met and not any(before or after for before, after in pads):
         return (conv_points,)
     estimates = {(conv_taps,): taps_time(x, weight, y, stride, pads, dilation)}
     if math.prod(weight) <= (conv_columns.SUM_ELEMENTS if gradient else conv_columns.WEIGHT_ELEMENTS):

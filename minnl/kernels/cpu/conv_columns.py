@@ -57,14 +57,16 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     shapes = (x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation)
 
     def one(part):
-        total = np.zeros((kh * kt * kw * c, k), gy.dtype)
+        total = memory.empty((kh * kt * kw * c, k), gy.dtype)
+        total.fill(0)
         for where, block in blocks(*part, *shapes):
             rows = block.rows(gy[where])
             for heights, taps, matrix in block.columns(x, where):
                 add_gradient(matrix, rows[heights], total[taps])
         return total
 
-    total = sum(threads.run(one, parts(gy.shape, gw.shape, stride)))
+    first, *others = threads.run(one, parts(gy.shape, gw.shape, stride))
+    total = sum(others, first)
     gw[...] = total.reshape(kh, kt, kw, c, k).swapaxes(0, 1)
 
 

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from minnl.kernels import memory, threads
-from minnl.kernels.cpu.gemm import multiply
+from minnl.kernels.cpu.gemm import add_product, multiply
 
 BLOCK_ELEMENTS = 64 * 1024  # positions * channels at once: taps are added up in a block, which so stays in the cache
 SUM_ROWS = 240  # positions at once in the weight gradient: the longest sum that gemm.py cuts into 64 x 64; but
@@ -68,33 +68,37 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     c, k = gw.shape[3:]
     parts = threads.tasks_for(2 * math.prod(gy.shape[:4]) * gw.size)
 
-    def one(task):
-        taps, inside, out, some = task
-        total = memory.empty((len(taps), inside.stop - inside.start, out.stop - out.start), x.dtype)
-        total.fill(0)
-        product = memory.empty(total.shape[1:], x.dtype)
-        for block in some:
+    def add_up(taps, inside, out, blocks, total):
+        """total[i] = the gradient of a part of tap i's matrix, from some blocks of positions."""
+        fresh = set(range(len(taps)))
+        for block in blocks:
             for i, tap in enumerate(taps):
                 theirs, ours = meet(tap, block)
-                rows = x[theirs][..., inside].reshape(-1, len(product))
+                rows = x[theirs][..., inside].reshape(-1, total.shape[1])
                 if len(rows):
-                    total[i] += multiply(rows.T, gy[ours][..., out].reshape(-1, len(product.T)), product)
+                    add_product(rows.T, gy[ours][..., out].reshape(-1, total.shape[2]), total[i], i in fresh)
+                    fresh.discard(i)
+        for i in fresh:
+            total[i] = 0
         return total
 
+    whole = slice(0, c), slice(0, k)
     if gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some positions, read once
         rows = max(LONG_SUM_ROWS, SUM_PRODUCTS // (c * k)) if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS
         every = threads.blocks(gy.shape[:4], rows)
         shares = [every[share] for share in threads.shares(len(every), parts)]
-        tasks = [(meet.taps, slice(0, c), slice(0, k), some) for some in shares]
-    else:  # each has a part of one tap's matrix to itself; sums as long as may be, since there is much to add to
-        every = threads.blocks(gy.shape[:4], 2 * SUM_ELEMENTS // min(c, k))
-        parts = -(-min(parts, 4) // len(meet.taps)) if len(meet.taps) < 4 else 2
-        inside, out = (_channels(c, parts), [slice(0, k)]) if c >= k else ([slice(0, c)], _channels(k, parts))
-        tasks = [((tap,), i, o, every) for tap in meet.taps for i in inside for o in out]
-    gw[...] = 0
-    for (taps, inside, out, _), totals in zip(tasks, threads.run(one, tasks), strict=True):
-        for tap, total in zip(taps, totals, strict=True):
-            gw[tap][inside, out] += total
+        shape = len(meet.taps), c, k
+        sums = threads.run(lambda some: add_up(meet.taps, *whole, some, memory.empty(shape, x.dtype)), shares)
+        gw[...] = 0
+        for tap, total in zip(meet.taps, sum(sums[1:], sums[0]), strict=True):
+            gw[tap] = total
+        return
+    # each has a part of one tap's matrix to itself; sums as long as may be, since there is much to add to
+    every = threads.blocks(gy.shape[:4], 2 * SUM_ELEMENTS // min(c, k))
+    parts = -(-min(parts, 4) // gw[..., 0, 0].size) if gw[..., 0, 0].size < 4 else 2
+    inside, out = (_channels(c, parts), whole[1:]) if c >= k else (whole[:1], _channels(k, parts))
+    tasks = itertools.product(np.ndindex(*gw.shape[:3]), inside, out)
+    threads.run(lambda task: add_up(task[:1], *task[1:], every, gw[task[0]][task[1:]][None]), tasks)
 
 
 def _channels(n, parts):
