@@ -18,7 +18,7 @@ import minnl
 from minnl import Tensor, kernels
 from minnl import functional as F
 from minnl.kernels import threads
-from minnl.kernels.cpu import conv
+from minnl.kernels.cpu import accumulate, conv
 from tests.fast import TOLERANCE, agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 
@@ -54,6 +54,22 @@ def test_modes():
     assert kernels.mode() == "textbook"
     with pytest.raises(ValueError, match='use_kernels: mode must be "textbook" or "fast", got \'quick\''):
         minnl.use_kernels("quick")
+
+
+@pytest.mark.parametrize("shape", [(accumulate.SMALLEST + 1,), (3, 7, 100_000), (1000, 1200)])
+def test_large_gradients_are_added_by_the_kernel_out_of_place(shape):
+    rng = np.random.default_rng(0)
+    a, b = (rng.random(shape, np.float32) for _ in range(2))
+    b = b.T.copy().T if b.ndim == 2 else b  # of any order in memory
+    expected, before = a + b, (a.copy(), b.copy())
+    with mock.patch.object(accumulate.ThreadedSum, "forward", wraps=accumulate.ThreadedSum.forward) as added:
+        x = Tensor(np.zeros_like(a), requires_grad=True)
+        for gradient in (a, b):
+            x.backward(gradient)
+    assert added.called
+    np.testing.assert_array_equal(x.grad, expected)
+    for array, was in zip((a, b), before, strict=True):
+        np.testing.assert_array_equal(array, was)
 
 
 def test_backward_stays_with_the_body_of_its_forward():

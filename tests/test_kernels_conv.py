@@ -81,7 +81,7 @@ def test_chosen(case, bias):
 @given(case=convolutions())
 def test_method(method, block, case):
     x, weight, arguments = case
-    small = {"BLOCK_ELEMENTS": block, "SUM_ROWS": block, "LONG_SUM_ROWS": block}
+    small = {"BLOCK_ELEMENTS": block, "SUM_ROWS": block, "SUM_PRODUCTS": 1}
     with (
         by(method, block),
         mock.patch.multiple(conv_taps, **small, SUM_ELEMENTS=0 if block == 50 else conv_taps.SUM_ELEMENTS),

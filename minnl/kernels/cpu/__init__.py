@@ -1,6 +1,7 @@
 """CPU kernels: what runs instead of the textbook bodies on NumPy. Each file is one idea; docs/kernels/ derives them."""
 
 from minnl.kernels import register
+from minnl.kernels.cpu.accumulate import ThreadedSum
 from minnl.kernels.cpu.adamw import BlockedAdamW
 from minnl.kernels.cpu.avg_pool import BlockedAvgPool
 from minnl.kernels.cpu.conv import FastConv3d
@@ -14,6 +15,7 @@ from minnl.kernels.cpu.norm import BlockedBatchNorm, BlockedFrozenBatchNorm
 from minnl.kernels.cpu.products import SmallMatMul, ThreadedLinear
 from minnl.kernels.cpu.softmax import RowCrossEntropy, RowLogSoftmax, RowSoftmax
 
+register("Accumulation", ThreadedSum)
 register("Conv3d", FastConv3d)
 register("NonLocalSoftmax", StreamedSoftmax)
 register("NonLocalDot", DotOfPairs)

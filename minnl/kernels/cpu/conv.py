@@ -128,7 +128,7 @@ def choose(x, weight, y, stride, pads, dilation, gradient=False):
     met = tuple((n - 1) // s + 1 for n, s in zip(x[1:4], stride, strict=True))
     if weight[:3] == ONE and y[1:4] == met and not any(before or after for before, after in pads):
         return (conv_points,)
-    estimates = {(conv_taps,): taps_time(x, weight, y, stride, pads, dilation)}
+    estimates = {(conv_taps,): taps_time(x, weight, y, stride, pads, dilation, gradient)}
     if math.prod(weight) <= (conv_columns.SUM_ELEMENTS if gradient else conv_columns.WEIGHT_ELEMENTS):
         estimates[(conv_columns,)] = columns_time(x, weight, y, stride, pads, dilation)
     before = pads[0][0]
@@ -150,12 +150,16 @@ def columns_time(x, weight, y, stride, pads, dilation):
     return places * (line * (x[2] * COPY + 2 * k * met / GFLOPS) + COPY * copied)
 
 
-def taps_time(x, weight, y, stride, pads, dilation):
-    """As `columns_time`, but without the windows' parts in the padding; products of several taps are added up."""
+def taps_time(x, weight, y, stride, pads, dilation, gradient):
+    """As `columns_time`, but without the windows' parts in the padding; products of several taps are added up.
+
+    Not in a weight's gradient, if a tap's matrix is large enough for long sums of its own.
+    """
     *kernel, c, k = weight
     met = y[0] * math.prod(map(_met, x[1:4], y[1:4], kernel, stride, pads, dilation))
-    moved = 0 if kernel == [1, 1, 1] else COPY * (3 * k + (c if kernel[1:] != [1, 1] else 0))
-    return met * (moved + 2 * c * k / GFLOPS)
+    added = 0 if kernel == [1, 1, 1] or gradient and c * k >= conv_taps.GOOD else 3 * k
+    gathered = c if kernel[1:] != [1, 1] else 0
+    return met * (COPY * (added + gathered) + 2 * c * k / GFLOPS)
 
 
 def winograd_time(m, x, weight, y, pads):

@@ -16,11 +16,11 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gemm import add_product, multiply
 
 BLOCK_ELEMENTS = 64 * 1024  # positions * channels at once: taps are added up in a block, which so stays in the cache
-SUM_ROWS = 240  # positions at once in the weight gradient: the longest sum that gemm.py cuts into 64 x 64; but
-LONG_SUM_ROWS = 480  # for a small matrix, whose additions would take as long as its products; and more for
-SUM_PRODUCTS = 1024 * 1024  # a tiny one: so many multiply-adds are worth a call
+SUM_ROWS = 480  # positions at once in the gradient of a small weight; and more for
+SUM_PRODUCTS = 1024 * 1024  # a tiny matrix: so many multiply-adds are worth a call
 ROWS = 192  # positions that a task has at least; rather than fewer it gets fewer channels
 LARGE = 128 * 1024  # elements of one tap's matrix, from which on copying it costs more than it saves
+GOOD = 4 * 1024  # elements of one tap's matrix from which on its gradient is a good product by itself
 SUM_ELEMENTS = 256 * 1024  # of a weight whose gradient each task sums up for itself, 1 MB
 
 
@@ -83,9 +83,8 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         return total
 
     whole = slice(0, c), slice(0, k)
-    if gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some positions, read once
-        rows = max(LONG_SUM_ROWS, SUM_PRODUCTS // (c * k)) if c * k <= SUM_ELEMENTS // 16 else SUM_ROWS
-        every = threads.blocks(gy.shape[:4], rows)
+    if c * k < GOOD and gw.size <= SUM_ELEMENTS:  # each task has the whole weight, from some positions, read once
+        every = threads.blocks(gy.shape[:4], max(SUM_ROWS, SUM_PRODUCTS // (c * k)))
         shares = [every[share] for share in threads.shares(len(every), parts)]
         shape = len(meet.taps), c, k
         sums = threads.run(lambda some: add_up(meet.taps, *whole, some, memory.empty(shape, x.dtype)), shares)
