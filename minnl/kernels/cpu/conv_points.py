@@ -18,8 +18,8 @@ from minnl.kernels.cpu.gemm import NEAR, add_product, multiply
 
 ROWS = 784  # positions of a task, or half of them: each packs the whole weight anew
 CHANNELS = 512  # channels of a task, or half of them: each packs all positions anew
-SUM_ROWS = 1536  # positions that a task sums up for the weight's gradient, at least, and
-FEW = 4  # times as many as there are channels, or adding up the tasks' sums would take too long
+SUM_ROWS = 1536  # positions that a task sums up for the weight's gradient, or half of them, if there are
+FEW = 4  # times as many as channels: or adding up the tasks' sums would take too long
 SUM_ELEMENTS = 256 * 1024  # of such a sum, 1 MB
 GATHERED = 1024 * 1024  # elements at once, 4 MB
 
@@ -58,7 +58,8 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         return total
 
     if c * k <= SUM_ELEMENTS and positions >= FEW * max(c, k):
-        shares, whole = _shares(gy, c, stride, min(parts, positions // SUM_ROWS)), (slice(0, c), slice(0, k))
+        shares = _shares(gy, c, stride, min(parts, max(2, positions // SUM_ROWS)))
+        whole = slice(0, c), slice(0, k)
         sums = threads.run(lambda share: add_up(share, *whole, memory.empty((c, k), x.dtype)), shares)
         gw[0, 0, 0] = sum(sums[1:], sums[0])
     else:

@@ -15,7 +15,8 @@ from minnl.kernels import memory
 
 SMALL = 1_000_000  # multiply-adds of one piece
 SIDE = 64  # a piece is about that wide, or half of it if its sums are long
-NEAR = 10 * 1024  # elements of the second factor: a larger one leaves a core's first cache between two pieces
+NEAR = 10 * 1024  # elements of the second factor: a larger one leaves a core's first cache between two pieces,
+FEW = 128  # which matters less with so few rows and columns: there are but two or three
 FAR = 4096  # bytes from one row of the second factor to the next: a column would compete for one place in the cache
 DEEPEST = 900  # with longer sums a piece would be too thin: the general routine is better
 
@@ -61,7 +62,8 @@ def pieces(a, b, out):
 @functools.lru_cache(1024)
 def _piece(rows, depth, columns):
     """How tall and wide a piece is."""
-    if rows * depth * columns <= SMALL or depth > DEEPEST or depth * columns > NEAR:
+    far = depth * columns > NEAR and max(rows, columns) > FEW
+    if rows * depth * columns <= SMALL or depth > DEEPEST or far:
         return rows, columns
     side = SIDE if SIDE * SIDE * depth <= SMALL else SIDE // 2
     wide = min(columns, max(side, SMALL // (min(rows, side) * depth) // 16 * 16))
