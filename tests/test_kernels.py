@@ -72,6 +72,17 @@ def test_large_gradients_are_added_by_the_kernel_out_of_place(shape):
         np.testing.assert_array_equal(array, was)
 
 
+def test_gradients_of_two_kinds_are_left_to_the_engine():
+    """Somebody has put another array into .grad: what comes of that does not depend on its size."""
+    gradient = np.ones((accumulate.SMALLEST, 1), np.float32)
+    for other in (gradient.astype(np.float64), gradient[:1]):
+        x = Tensor(np.zeros_like(gradient), requires_grad=True)
+        x.grad = other
+        x.backward(gradient)
+        np.testing.assert_array_equal(x.grad, gradient + other)
+        assert x.grad.dtype == other.dtype
+
+
 def test_backward_stays_with_the_body_of_its_forward():
     inputs = [a.astype(np.float32) for a in arrays((1, 3, 4, 4, 2), (3, 3, 3, 2, 2))]
     leaves = [Tensor(a, requires_grad=True) for a in inputs]

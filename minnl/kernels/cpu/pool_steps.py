@@ -54,7 +54,7 @@ class Steps:
         return y
 
     def along(self, dim, look, values, ranks, out, out_ranks):
-        """Reduce frames (dim 1) or rows (dim 2) of windows that have the same taps on the input."""
+        """Reduce frames (dim 1), rows (2) or long columns (3) of windows that have the same taps on the input."""
         some, taps, places = look
         before = (slice(None),) * dim
 
