@@ -167,12 +167,24 @@ def test_wrong_number_of_threads(n, error):
         minnl.set_threads(n)
 
 
+def blas_threads():
+    return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_in_a_task_whoever_else_has_set_it():
+    """threadpoolctl by itself listens to no other thread while the one that asked first is alive."""
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(threads.run(lambda _: blas_threads(), [0])))
+        thread.start()
+        thread.join()
+        assert seen == [[{1}]] and blas_threads() == {2}
+    with threadpoolctl.threadpool_limits(3, "blas"):  # nor does it hear this one no more
+        assert blas_threads() == {3}
+
+
 def test_blas_gets_its_threads_back_when_calls_overlap():
     """Two user threads inside `run` at once, leaving in the order in which they came."""
-
-    def blas_threads():
-        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
-
     before = blas_threads()
     first_in, second_in = threading.Event(), threading.Event()
 

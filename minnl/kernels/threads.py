@@ -7,7 +7,6 @@ threads would fight for the same cores.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import functools
 import itertools
@@ -18,8 +17,6 @@ import threading
 from minnl import backend
 
 _inside = threading.local()
-_alone = {"callers": 0, "before": []}
-_alone_lock = threading.Lock()
 _helpers_lock = threading.Lock()
 
 
@@ -30,26 +27,39 @@ def _blas_libraries():
     return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
 
 
-@contextlib.contextmanager
-def _one_blas_thread():
+class _OneBlasThread:
     """BLAS on one thread while anyone is inside: the first caller sets it, the last puts back what was there.
 
     Asked of the libraries directly: threadpoolctl's own context takes ten times as long, as long as a small task.
     """
-    with _alone_lock:
-        if not _alone["callers"]:
-            _alone["before"] = [(library, library.num_threads) for library in _blas_libraries()]
-            for library, _ in _alone["before"]:
-                library.set_num_threads(1)
-        _alone["callers"] += 1
-    try:
-        yield
-    finally:
-        with _alone_lock:
-            _alone["callers"] -= 1
-            if not _alone["callers"]:
-                for library, threads in _alone["before"]:
-                    library.set_num_threads(threads)
+
+    def __init__(self):
+        self.callers, self.before, self.lock = 0, [], threading.Lock()
+
+    def __enter__(self):
+        with self.lock:
+            if not self.callers:
+                self.before = [(library, library.num_threads) for library in _blas_libraries()]
+                self._set((library, 1) for library, _ in self.before)
+            self.callers += 1
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.callers -= 1
+            if not self.callers:
+                self._set(self.before)
+
+    @staticmethod
+    def _set(numbers):
+        for library, threads in numbers:
+            # OpenBLAS's controller listens to no thread but the first that asked, as long as that lives: forget who did
+            forget = getattr(library, "clear_controlling_thread", lambda force: None)
+            forget(force=True)
+            library.set_num_threads(threads)
+            forget(force=True)
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 def _no_helpers():
@@ -92,7 +102,7 @@ def run(task, items):
     helpers = min(backend.threads(), len(items)) - 1
     if getattr(_inside, "task", False):
         return [task(item) for item in items]
-    with _one_blas_thread():
+    with _one_blas_thread:
         if helpers < 1:
             return [task(item) for item in items]
         count, results, errors = len(items), [None] * len(items), []
