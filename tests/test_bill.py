@@ -13,7 +13,7 @@ import models
 from minnl import Tensor, engine, kernels, nn, optim, random
 from minnl import functional as F
 from minnl.kernels import memory
-from minnl.kernels.cpu import conv_columns, conv_winograd
+from minnl.kernels.cpu import columns, conv_winograd
 from minnl.ops import non_local
 from minnl.study import bill
 
@@ -150,7 +150,8 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     and, in textbook mode, the logits of a block of queries, twice in backward.
     """
     monkeypatch.setattr(memory, "SMALLEST", 2**62)  # nor that the pool rounds sizes up, and keeps what is free
-    monkeypatch.setattr(conv_columns, "BLOCK_ELEMENTS", 16 * 1024)
+    monkeypatch.setattr(columns, "BLOCK_ELEMENTS", 16 * 1024)
+    columns.tasks.cache_clear()  # which keeps how other tests cut the same shapes
     monkeypatch.setattr(conv_winograd, "BLOCK_ELEMENTS", 1024)
     threads = minnl.backend.threads()
     minnl.set_threads(1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels import threads
-from minnl.kernels.cpu import conv, conv_columns, conv_points, conv_taps, conv_winograd, gemm, winograd
+from minnl.kernels.cpu import columns, conv, conv_columns, conv_points, conv_taps, conv_winograd, gemm, winograd
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -27,18 +27,19 @@ WINOGRAD = 1e-4  # of the largest value; what the other methods have to keep is 
 
 
 @contextlib.contextmanager
-def columns(block, shared, wide):
+def cut(block, shared, wide):
     """Columns in blocks of that size; and whether windows share their lines, where they have any in common."""
 
     def shares_lines(weight, stride, dilation, width):
         return shared and dilation[1] == 1 and weight[1] > stride[1]
 
-    with mock.patch.multiple(conv_columns, BLOCK_ELEMENTS=block, shares_lines=shares_lines, WIDE=wide):
-        for planned in (conv_columns.Block.of, conv_columns.upright_shapes):  # once for its shapes
-            planned.cache_clear()
+    planned = (columns.tasks, columns.upright_shapes, winograd.regions)  # once for its shapes
+    with mock.patch.multiple(columns, BLOCK_ELEMENTS=block, shares_lines=shares_lines, WIDE=wide):
+        for of_shapes in planned:
+            of_shapes.cache_clear()
         yield
-    for planned in (conv_columns.Block.of, conv_columns.upright_shapes):
-        planned.cache_clear()
+    for of_shapes in planned:
+        of_shapes.cache_clear()
 
 
 @st.composite
@@ -61,10 +62,10 @@ def convolutions(draw, window=None, steps=True, groups=True):
 
 
 @contextlib.contextmanager
-def by(method, block=conv_columns.BLOCK_ELEMENTS):
+def by(method, block=columns.BLOCK_ELEMENTS):
     """Every convolution by that method, whatever would be quickest."""
     choice = mock.patch.object(conv, "choose", lambda *shapes, gradient=False: METHODS[method])
-    with choice, columns(block, "shared" in method, 1 if "frames" in method else conv_columns.WIDE):
+    with choice, cut(block, "shared" in method, 1 if "frames" in method else columns.WIDE):
         yield
 
 
@@ -85,7 +86,8 @@ def test_method(method, block, case):
     with (
         by(method, block),
         mock.patch.multiple(conv_taps, **small, SUM_ELEMENTS=0 if block == 50 else conv_taps.SUM_ELEMENTS),
-        mock.patch.multiple(conv_columns, SUM_ROWS=block, LONG_SUM_ROWS=block, LARGE_SUM=block, ROWS=block),
+        mock.patch.multiple(conv_columns, SUM_ROWS=block, LONG_SUM_ROWS=block, LARGE_SUM=block),
+        mock.patch.object(columns, "ROWS", block),
     ):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
@@ -112,7 +114,11 @@ def test_columns_along_time_alone(block, case):
     x, weight, arguments = case
     for name in ("stride", "padding", "dilation"):
         arguments[name] = arguments[name][0], *((0, 0) if name == "padding" else (1, 1))
-    with by("columns, lines shared", block), mock.patch.multiple(conv_columns, ROWS=4, LARGE_SUM=block):
+    with (
+        by("columns, lines shared", block),
+        mock.patch.object(columns, "ROWS", 4),
+        mock.patch.object(conv_columns, "LARGE_SUM", block),
+    ):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
@@ -232,8 +238,8 @@ def test_columns_sum_up_gradients_of_smaller_weights_than_they_multiply_with():
     ],
 )
 def test_lines_are_shared_where_it_saves_copies(weight, stride, width, expected):
-    assert conv_columns.shares_lines(weight, stride, (1, 1, 1), width) is expected
-    assert not conv_columns.shares_lines(weight, stride, (1, 2, 1), width)
+    assert columns.shares_lines(weight, stride, (1, 1, 1), width) is expected
+    assert not columns.shares_lines(weight, stride, (1, 2, 1), width)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +251,13 @@ def test_lines_are_shared_where_it_saves_copies(weight, stride, width, expected)
     ],
 )
 def test_columns_are_never_more_than_a_block(method, block, expected, monkeypatch):
-    sizes, columns = set(), conv_columns.Block.columns
+    sizes, gather = set(), conv_columns.Columns.gather
 
     def watched(self, *given):
-        sizes.add(self.numbers)
-        return columns(self, *given)
+        sizes.add(self.block.numbers)
+        return gather(self, *given)
 
-    monkeypatch.setattr(conv_columns.Block, "columns", watched)
+    monkeypatch.setattr(conv_columns.Columns, "gather", watched)
     with by(method, block):
         outcome(lambda x, w: F.conv3d(x, w, padding=1), arrays((4, 10, 10, 10, 4), (3, 3, 3, 4, 4)), "fast")
     assert sizes == set(expected)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from minnl.kernels import memory, threads
-from minnl.kernels.cpu import conv_columns, conv_points, conv_taps, conv_winograd
+from minnl.kernels.cpu import columns, conv_columns, conv_points, conv_taps, conv_winograd
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.products import column_sums
@@ -140,13 +140,13 @@ def choose(x, weight, y, stride, pads, dilation, gradient=False):
 
 def columns_time(x, weight, y, stride, pads, dilation):
     """Estimated ns on one core: every window is gathered and multiplied; or lines, and what meets no padding."""
-    x, weight, y, stride, pads, dilation = conv_columns.upright_shapes(x, weight, y, stride, pads, dilation)
+    x, weight, y, stride, pads, dilation = columns.upright_shapes(x, weight, y, stride, pads, dilation)
     row, k, outputs = math.prod(weight[:4]), weight[4], math.prod(y[:4])
-    if not conv_columns.shares_lines(weight, stride, dilation, y[3]):
+    if not columns.shares_lines(weight, stride, dilation, y[3]):
         return outputs * row * (COPY + 2 * k / GFLOPS)
     line, places = row // weight[1], outputs // y[2]
     met = _met(x[2], y[2], weight[1], stride[1], pads[1], 1)
-    copied = 0 if conv_columns.by_frames(weight, stride, y[3]) else 2 * y[2] * k
+    copied = 0 if columns.by_frames(weight, stride, y[3]) else 2 * y[2] * k
     return places * (line * (x[2] * COPY + 2 * k * met / GFLOPS) + COPY * copied)
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 
 import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.gemm import add_product, compute, divisor, pieces
+from minnl.kernels.cpu.plans import plans
 from minnl.kernels.cpu.winograd import along_both, regions, squares, transforms
 
-BLOCK_ELEMENTS = 8 * 1024  # tiles * channels at once; times n^2 = 36 floats, 1.2 MB
+BLOCK_ELEMENTS = 20 * 1024  # tiles * channels at once; times n^2 = 36 floats, 2.9 MB: shorter calls wait for each other
 SLAB_ELEMENTS = 64 * 1024  # the same where all transforms are kept until the next phase: 9 MB
-PARTIAL_ELEMENTS = 256 * 1024  # of a weight's sum for it to be taken in parts: 1 MB each,
+PARTIAL_ELEMENTS = 512 * 1024  # of a weight's sum for it to be taken in parts: 2 MB each,
 PARTS = 4  # at most
 NEAR_ELEMENTS = 256 * 1024  # of transformed weights that all frames of a block meet before others come, 1 MB
 PANEL = 64  # output channels of transformed weights in one piece, or a divisor of their number that is a little less
@@ -40,49 +40,61 @@ def correlate(x, weight, y, stride, pads, dilation, m):
 
 
 def _correlate(x, weight, y, pads, m):
-    At, _, Bt = transforms(m)
-    n, (taps, *_, c, k) = len(Bt), weight.shape
+    taps, *_, c, k = weight.shape
     u = _transformed(weight, m)
-    panels, width = u.shape[2], u.shape[-1]
-    u = u.reshape(n * n, panels, taps * c, width)
-    corner = [-first for first, _ in pads[1:]]
+    corner, sums = [-first for first, _ in pads[1:]], {}
 
-    def plan(samples, down, across, frames):
-        """For blocks of that many tiles: where they go, the products in turn, and where the result is."""
-        shape, out_frames = (samples, down, across), y.shape[1]
-        p = math.prod(shape)
-        inputs, outputs = p * frames * c, p * out_frames * k
-        # Each step reads one and writes the other: tiles, v and half-way sums here, half-way tiles, sums and out there.
-        here, there = (squares(n, n, max(inputs, outputs), x.dtype) for _ in range(2))
-        tiles, out = here[..., :inputs], there[:m, :m, :outputs]
-        v, sums = tiles.reshape(n * n, p, frames * c), there[..., :outputs].reshape(n * n, p, out_frames, k)
-        products = along_both(Bt, tiles, there[..., :inputs], tiles)
-        for some in threads.pieces(n * n, NEAR_ELEMENTS // (taps * c * k)):
-            for t in range(out_frames):
-                first, last = max(0, t - pads[0][0]), min(frames, t - pads[0][0] + taps)
-                tap = first + pads[0][0] - t
-                seen, weights = slice(first * c, last * c), slice(tap * c, (tap + last - first) * c)
-                to = sums[some, :, t].reshape(-1, p, panels, width).swapaxes(1, 2)
-                products += pieces(v[some, None, :, seen], u[some, :, weights], to)
-        products += along_both(At, there[..., :outputs], here[:, :m, :outputs], out)
-        return (
-            in_runs(tiles.reshape(n, n, *shape, frames, c)),
-            products,
-            in_runs(out.reshape(m, m, *shape, out_frames, k)),
-        )
-
-    plan = _for_each_thread(plan)
-
-    def one(region):
-        seen, (to, finish) = region.seen(x, corner), region.to_write(y)
+    def one(task):
+        some, region = task
+        seen, (to, finish) = region.seen(x[some], corner), region.to_write(y[some])
         for block in region.blocks:
-            tiles, products, out = plan(*seen[block].shape[2:])
-            tiles[...] = seen[block]
-            compute(products)
-            to[block] = out
+            tiles = seen[block]
+            plan = plans.of(Correlation, m, tiles.shape[2:5], x.shape[1], y.shape[1], c, k)
+            if plan not in sums:
+                sums[plan] = plan.sums(u, taps, pads[0][0])
+            plan.tiles[...] = tiles
+            compute(plan.forth)
+            compute(sums[plan])
+            compute(plan.back)
+            to[block] = plan.out
         finish()
 
-    threads.run(one, regions(m, y.shape, max(c, k), BLOCK_ELEMENTS // max(c, k)))
+    threads.run(one, regions(m, y.shape[:4], max(c, k), BLOCK_ELEMENTS // max(c, k)))
+
+
+class Correlation:
+    """A thread's plan for blocks of so many (samples, down, across) tiles of so many frames.
+
+    Where they go, the products (a, b, out) that transform them, and back, and where the result is.
+    """
+
+    def __init__(self, empty, m, shape, frames, out_frames, c, k):
+        At, _, Bt = transforms(m)
+        n, p = len(Bt), math.prod(shape)
+        inputs, outputs = p * frames * c, p * out_frames * k
+        # Each step reads one and writes the other: tiles, v and half-way sums here, half-way tiles, sums and out there.
+        here, there = (squares(n, n, max(inputs, outputs), empty) for _ in range(2))
+        tiles, out = here[..., :inputs], there[:m, :m, :outputs]
+        self.tiles = in_runs(tiles.reshape(n, n, *shape, frames, c))
+        self.forth = along_both(Bt, tiles, there[..., :inputs], tiles)
+        self.v = tiles.reshape(n * n, p, frames, c)
+        self.sum = there[..., :outputs].reshape(n * n, p, out_frames, k)
+        self.back = along_both(At, there[..., :outputs], here[:, :m, :outputs], out)
+        self.out = in_runs(out.reshape(m, m, *shape, out_frames, k))
+
+    def sums(self, u, taps, before):
+        """The products of v with a transformed weight; frame t sees the frames from t - before on."""
+        (_, p, frames, c), out_frames, products = self.v.shape, self.sum.shape[2], []
+        points, panels, *_, width = u.shape
+        v, u = self.v.reshape(points, 1, p, frames * c), u.reshape(points, panels, taps * c, width)
+        for some in threads.pieces(points, NEAR_ELEMENTS // (taps * c * panels * width)):
+            for t in range(out_frames):
+                first, last = max(0, t - before), min(frames, t - before + taps)
+                tap = first + before - t
+                seen, weights = slice(first * c, last * c), slice(tap * c, (tap + last - first) * c)
+                to = self.sum[some, :, t].reshape(-1, p, panels, width).swapaxes(1, 2)
+                products += pieces(v[some, ..., seen], u[some, :, weights], to)
+        return products
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation, m):
@@ -118,42 +130,42 @@ def _weight_gradient(x, gy, gw, pads, m):
 
 def _own_sums(x, gy, shape, pads, m):
     """The gradient of the transformed weight in a few sums: transforms are used while they are in the cache."""
-    At, _, Bt = transforms(m)
-    n, (_, taps, c, k) = len(Bt), shape
+    channels = max(shape[2:])
     corner = [-first for first, _ in pads[1:]]
 
-    def plan(samples, down, across):
-        p, frames, out_frames = samples * down * across, x.shape[1], gy.shape[1]
-        inputs, outputs = frames * p * c, out_frames * p * k
-        v, z = squares(n, n, inputs, x.dtype), squares(n, n, outputs, x.dtype)
-        between, product = squares(n, n, max(inputs, outputs), x.dtype), memory.empty(shape, x.dtype)
-        made = z[:m, :m]
-        products = along_both(Bt, v, between[..., :inputs], v)
-        products += along_both(At.T, made, between[:m, :, :outputs], z)
-        for tap, a, b in _meeting(v.reshape(n * n, frames, p, c), z.reshape(n * n, out_frames, p, k), taps, pads):
-            products += pieces(a, b, product[:, tap])
-        spots = [
-            in_runs(a.reshape(*a.shape[:2], t, samples, down, across, -1)) for a, t in ((v, frames), (made, out_frames))
-        ]
-        return *spots, products, product
-
-    plan = _for_each_thread(plan)
-
-    def one(some):
+    def one(tasks):
         total = memory.empty(shape, x.dtype)
         total.fill(0)
-        for region in some:
-            seen, made = (_frames_first(cut) for cut in (region.seen(x, corner), region.made(gy)))
+        for some, region in tasks:
+            seen, made = _frames_first(region.seen(x[some], corner)), _frames_first(region.made(gy[some]))
             for block in region.blocks:
                 block = (*block[:2], slice(None), *block[2:])
-                tiles, outs, products, product = plan(*seen[block].shape[3:])
-                tiles[...], outs[...] = seen[block], made[block]
-                compute(products)
-                total += product
+                plan = plans.of(PartOfSum, m, seen[block].shape[3:], x.shape[1], gy.shape[1], *shape[1:], pads[0])
+                plan.tiles[...], plan.outs[...] = seen[block], made[block]
+                compute(plan.products)
+                total += plan.product
         return total
 
-    every = regions(m, gy.shape, max(c, k), BLOCK_ELEMENTS // max(c, k), most=PARTS)
+    every = regions(m, gy.shape[:4], channels, BLOCK_ELEMENTS // channels, most=PARTS)
     return threads.run(one, [every[some] for some in threads.shares(len(every), PARTS)])
+
+
+class PartOfSum:
+    """A thread's plan for what blocks of so many tiles, and of gy, add to the gradient of the transformed weight."""
+
+    def __init__(self, empty, m, shape, frames, out_frames, taps, c, k, padding):
+        At, _, Bt = transforms(m)
+        n, p = len(Bt), math.prod(shape)
+        inputs, outputs = frames * p * c, out_frames * p * k
+        v, z, between = (squares(n, n, size, empty) for size in (inputs, outputs, max(inputs, outputs)))
+        outs, self.product = z[:m, :m], empty((n * n, taps, c, k), np.float32)
+        self.tiles = in_runs(v.reshape(n, n, frames, *shape, c))
+        self.outs = in_runs(outs.reshape(m, m, out_frames, *shape, k))
+        self.products = along_both(Bt, v, between[..., :inputs], v)
+        self.products += along_both(At.T, outs, between[:m, :, :outputs], z)
+        v, z = v.reshape(n * n, frames, p, c), z.reshape(n * n, out_frames, p, k)
+        for tap, a, b in _meeting(v, z, taps, padding[0]):
+            self.products += pieces(a, b, self.product[:, tap])
 
 
 def _shared_sum(x, gy, shape, pads, m):
@@ -162,21 +174,21 @@ def _shared_sum(x, gy, shape, pads, m):
     n, (points, taps, c, k) = len(Bt), shape
     corner = [-first for first, _ in pads[1:]]
     total = memory.empty(shape, x.dtype)
-    every = regions(m, gy.shape, max(c, k), BLOCK_ELEMENTS // max(c, k), most=gy.size)
+    every = regions(m, gy.shape[:4], max(c, k), BLOCK_ELEMENTS // max(c, k), most=gy.size)
     for begun, slab in enumerate(_slabs(every, max(1, SLAB_ELEMENTS // max(c, k)))):
-        ends = list(itertools.accumulate(region.count for region in slab))
+        ends = list(itertools.accumulate(region.count for _, region in slab))
         v = memory.empty((n, n, x.shape[1], ends[-1], c), x.dtype)
         z = memory.empty((n, n, gy.shape[1], ends[-1], k), x.dtype)
 
         def transform(task, v=v, z=z):
-            region, end = task
+            (some, region), end = task
             here = slice(end - region.count, end)
-            _into(v[:, :, :, here], Bt, region.seen(x, corner))
-            _into(z[:, :, :, here], At.T, region.made(gy))
+            _into(v[:, :, :, here], Bt, region.seen(x[some], corner))
+            _into(z[:, :, :, here], At.T, region.made(gy[some]))
 
         def add(some, v=v, z=z, begun=begun):
             v, z = (a.reshape(points, *a.shape[2:])[some] for a in (v, z))
-            for tap, a, b in _meeting(v, z, taps, pads):
+            for tap, a, b in _meeting(v, z, taps, pads[0][0]):
                 add_product(a, b, total[some, tap], fresh=not begun)
 
         threads.run(transform, zip(slab, ends, strict=True))
@@ -186,15 +198,16 @@ def _shared_sum(x, gy, shape, pads, m):
 
 def _slabs(every, most):
     """Regions in groups of about `most` tiles of all frames."""
-    some = max(1, most // (every[0].count * every[0].frames))
+    region = every[0][1]
+    some = max(1, most // (region.count * region.frames))
     return [every[i : i + some] for i in range(0, len(every), some)]
 
 
-def _meeting(v, z, taps, pads):
+def _meeting(v, z, taps, before):
     """For each tap in time: transformed tiles of x, as columns, and of gy, at the frames that it brings together."""
     points, _, _, c = v.shape
     for tap in range(taps):
-        ahead = tap - pads[0][0]  # frame t of gy meets frame t + ahead of x
+        ahead = tap - before  # frame t of gy meets frame t + ahead of x
         first, last = max(0, -ahead), min(z.shape[1], v.shape[1] - ahead)
         a = v[:, first + ahead : last + ahead].reshape(points, -1, c).swapaxes(1, 2)
         yield tap, a, z[:, first:last].reshape(points, -1, z.shape[3])
@@ -204,10 +217,10 @@ def _into(to, matrix, cut):
     """Tiles (q, q, N, down, across, T) of runs, transformed by a matrix (r, q), to (r, r, T, P, C)."""
     cut = _frames_first(cut)
     (r, q), (frames, *_, c) = matrix.shape, to.shape[2:]
-    tiles = squares(q, q, math.prod(to.shape[2:]), to.dtype)
+    tiles = squares(q, q, math.prod(to.shape[2:]))
     in_runs(tiles.reshape(*cut.shape, c))[...] = cut
     tiles = tiles.reshape(q, q, frames, -1)
-    between = squares(q, r, tiles.shape[3], to.dtype)
+    between = squares(q, r, tiles.shape[3])
     for t in range(frames):
         compute(along_both(matrix, tiles[:, :, t], between, to[:, :, t].reshape(r, r, -1)))
 
@@ -217,21 +230,8 @@ def _frames_first(cut):
     return cut.transpose(0, 1, 5, 2, 3, 4)
 
 
-def _for_each_thread(make):
-    """`make` with a memory: what it made of the same arguments for the same thread before."""
-    made = {}
-
-    def once(*arguments):
-        key = threading.get_ident(), *arguments
-        if key not in made:
-            made[key] = make(*arguments)
-        return made[key]
-
-    return once
-
-
 def _transformed(weight, m):
-    """G w G^T of every tap in time and pair of channels: (kT, 3, 3, C, K) -> (n, n, panels, kT, C, K / panels).
+    """G w G^T of every tap in time and pair of channels: (kT, 3, 3, C, K) -> (n * n, panels, kT, C, K / panels).
 
     A panel is a matrix in one piece. Few tiles are multiplied with a large weight as fast as that can be fetched, and
     what lies in one piece is fetched quickest.
@@ -248,7 +248,7 @@ def _transformed(weight, m):
         compute(along_both(G, part, between, u[:, :, panel, tap, some].reshape(n, n, -1)))
 
     threads.run(one, itertools.product(range(taps), range(k // width), threads.pieces(c, WEIGHT_PIECE // width)))
-    return u
+    return u.reshape(n * n, *u.shape[2:])
 
 
 def _channel_parts(shape, m):

@@ -8,6 +8,8 @@ overlap: windows do.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from minnl.kernels import memory
@@ -47,12 +49,21 @@ def padded(x, first, size):
 
     A view of x where all of it is inside.
     """
-    inside = [slice(max(0, i), max(0, i + n)) for i, n in zip(first, size, strict=True)]
-    part = x[(slice(None), *inside)]
-    if part.shape[1:4] == tuple(size):
+    inside, to = overlap(x.shape[1:4], tuple(first), tuple(size))
+    part = x[inside]
+    if to is None:
         return part
     whole = memory.empty((x.shape[0], *size, x.shape[4]), x.dtype)
     whole.fill(0)  # the border alone would be six small calls, which take longer
-    to = [slice(s.start - i, s.start - i + n) for s, i, n in zip(inside, first, part.shape[1:4], strict=True)]
-    in_runs(whole)[(slice(None), *to)] = in_runs(part)
+    in_runs(whole)[to] = in_runs(part)
     return whole
+
+
+@functools.lru_cache(4096)
+def overlap(shape, first, size):
+    """Where a box (T, H, W) at `first` lies in clips of that shape, and where what is inside lies in it, or None."""
+    inside = [slice(max(0, i), min(max(0, i + n), end)) for i, n, end in zip(first, size, shape, strict=True)]
+    sizes = [max(0, s.stop - s.start) for s in inside]
+    to = [slice(s.start - i, s.start - i + n) for s, i, n in zip(inside, first, sizes, strict=True)]
+    whole = tuple(sizes) == tuple(size)
+    return (slice(None), *inside), None if whole else (slice(None), *to)

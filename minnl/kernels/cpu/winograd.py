@@ -12,6 +12,7 @@ sum over them is a matrix product of its own: (tiles x C) times (C x K).
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -20,6 +21,7 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import LINE, in_runs, padded, strided
 
 REGION_ELEMENTS = 1024 * 1024  # of the input or output of a region, 4 MB
+LEAST_ELEMENTS = 8 * 1024  # tiles * channels: no region is less than a block, but two of this size rather than one
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)  # where polynomials are evaluated; the last point is infinity, always
 
 
@@ -46,33 +48,30 @@ def along_both(matrix, a, between, out):
     return [(matrix, a, between), (matrix, between.swapaxes(0, 1), out.swapaxes(0, 1))]
 
 
-def squares(q, r, n, dtype):
+def squares(q, r, n, empty=memory.empty):
     """Memory for numbers (q, r, n). Of rows that lie powers of 2 apart only few fit into a core's cache together."""
     lines = -(-n // LINE) | 1  # odd, so rows begin in different places of it
-    return memory.empty((q * r, lines * LINE), dtype)[:, :n].reshape(q, r, n)
+    return empty((q * r, lines * LINE), np.float32)[:, :n].reshape(q, r, n)
 
 
 class Region:
-    """Some samples, and rows of tiles, of the output (N, T, H, W, ·) of a 3 x 3 correlation, in m x m tiles.
+    """Rows of tiles, of some samples, of the output (N, T, H, W, ·) of a 3 x 3 correlation, in m x m tiles.
 
     A region is what a thread works on at a time; `blocks` cut it into (samples, rows, columns) of the region whose
     tiles of all frames go through the cache together. Where m does not divide H or W the last tiles stick out.
     """
 
-    def __init__(self, m, shape, samples, rows, most):
-        self.m, self.samples, self.rows, (_, self.frames, self.height, self.width) = m, samples, rows, shape[:4]
-        self.across = -(-self.width // m)
-        self.extent = (rows.stop - rows.start) * m, self.across * m
-        n, down = samples.stop - samples.start, rows.stop - rows.start
-        columns = threads.pieces(self.across, max(1, most // self.frames))
-        rows = threads.pieces(down, max(1, most // (self.frames * self.across)))
-        some = threads.pieces(n, max(1, most // (self.frames * self.across * down)))
-        self.blocks = [(slice(None), slice(None), s, r, c) for s in some for r in rows for c in columns]
-
-    @property
-    def count(self):
-        """Tiles of one frame."""
-        return (self.samples.stop - self.samples.start) * (self.rows.stop - self.rows.start) * self.across
+    def __init__(self, m, samples, rows, shape, most):
+        self.m, self.rows, (self.frames, self.height, self.width) = m, rows, shape
+        self.across, down = -(-self.width // m), rows.stop - rows.start
+        self.extent = down * m, self.across * m
+        self.count = samples * down * self.across  # tiles of one frame
+        cuts = [
+            threads.pieces(samples, max(1, most // (self.frames * self.across * down))),
+            threads.pieces(down, max(1, most // (self.frames * self.across))),
+            threads.pieces(self.across, max(1, most // self.frames)),
+        ]
+        self.blocks = [(slice(None), slice(None), *block) for block in itertools.product(*cuts)]
 
     def seen(self, x, corner):
         """The overlapping n x n tiles of x (N, T, H, W, C) that the outputs see: (n, n, N, down, across, T) of runs.
@@ -81,18 +80,16 @@ class Region:
         """
         first = (0, corner[0] + self.rows.start * self.m, corner[1])
         size = (x.shape[1], self.extent[0] + 2, self.extent[1] + 2)
-        return self._tiles(padded(x[self.samples], first, size), self.m + 2)
+        return self._tiles(padded(x, first, size), self.m + 2)
 
     def made(self, y):
         """The m x m tiles of the region of y (N, T, H, W, K), zero where they stick out: as in `seen`."""
-        return self._tiles(
-            padded(y[self.samples], (0, self.rows.start * self.m, 0), (y.shape[1], *self.extent)), self.m
-        )
+        return self._tiles(padded(y, (0, self.rows.start * self.m, 0), (y.shape[1], *self.extent)), self.m)
 
     def to_write(self, y):
         """Tiles of the region of y as `made` has them, to be written; and a function to call when all are."""
         top = self.rows.start * self.m
-        part = y[self.samples, :, top : top + self.extent[0]]
+        part = y[:, :, top : top + self.extent[0]]
         if part.shape[2:4] == self.extent:
             return self._tiles(part, self.m), lambda: None
         whole = memory.empty((*part.shape[:2], *self.extent, part.shape[4]), y.dtype)
@@ -110,19 +107,22 @@ class Region:
         return strided(frames, shape, (s[2], s[3], s[0], self.m * s[2], self.m * s[3], s[1]), c)
 
 
+@functools.lru_cache(256)
 def regions(m, shape, channels, block, most=8):
-    """The output (N, T, H, W, ·) in `most` regions or fewer, more where they would be large; blocks of `block` tiles.
+    """The output (N, T, H, W) in `most` regions or fewer, more where they would be large; blocks of `block` tiles.
 
-    Cut by the shape alone, so that the same sums are taken whatever the number of threads.
+    Pairs (slice of samples, Region). Cut by the shape alone, so that the same sums are taken whatever the number of
+    threads.
     """
-    block = max(1, block)
-    samples, frames, height, width = shape[:4]
+    block, (samples, frames, height, width) = max(1, block), shape
     down, across = -(-height // m), -(-width // m)
-    wanted = max(1, min(most, samples * down * across * frames // block))  # no region is less than a block
+    tiles = samples * down * across * frames
+    wanted = min(most, max(1, tiles // block, min(2, tiles * channels // LEAST_ELEMENTS)))
     wanted += wanted > 1 and wanted % 2  # even, since numbers of cores are
     rows = min(-(-samples * down // wanted), REGION_ELEMENTS // (frames * across * m * m * channels))
     if rows >= down:
         cuts = [(some, slice(0, down)) for some in threads.pieces(samples, rows // down)]
     else:
         cuts = [(slice(i, i + 1), some) for i in range(samples) for some in threads.pieces(down, rows)]
-    return [Region(m, shape, *cut, block) for cut in cuts]
+    region = functools.cache(lambda n, first, last: Region(m, n, slice(first, last), shape[1:], block))
+    return tuple((some, region(some.stop - some.start, rows.start, rows.stop)) for some, rows in cuts)
