@@ -16,7 +16,7 @@ import numpy as np
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.columns import BYTES, tasks, upright_shapes
 from minnl.kernels.cpu.gather import in_runs, padded, strided
-from minnl.kernels.cpu.gemm import compute, pieces
+from minnl.kernels.cpu.gemm import added, compute, pieces
 from minnl.kernels.cpu.plans import plans
 
 WEIGHT_ELEMENTS = 640 * 1024  # of a weight that this is for: a larger one leaves the cache from block to block; and
@@ -65,8 +65,7 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
                 total[taps] += product if product.ndim == 2 else product.sum(axis=(0, 1))
         return total
 
-    first, *others = threads.run(one, tasks(x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation))
-    total = sum(others, first)
+    total = added(threads.run(one, tasks(x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation)))
     gw[...] = total.reshape(kh, kt, kw, c, k).swapaxes(0, 1)
 
 

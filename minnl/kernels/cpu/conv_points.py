@@ -14,7 +14,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import NEAR, add_product, multiply
+from minnl.kernels.cpu.gemm import NEAR, add_product, added, multiply
 
 ROWS = 784  # positions of a task, or half of them: each packs the whole weight anew
 CHANNELS = 512  # channels of a task, or half of them: each packs all positions anew
@@ -61,7 +61,7 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         shares = _shares(gy, c, stride, min(parts, max(2, positions // SUM_ROWS)))
         whole = slice(0, c), slice(0, k)
         sums = threads.run(lambda share: add_up(share, *whole, memory.empty((c, k), x.dtype)), shares)
-        gw[0, 0, 0] = sum(sums[1:], sums[0])
+        gw[0, 0, 0] = added(sums)
     else:
         (every,), cuts = _shares(gy, c, stride, 1), threads.shares(max(c, k), min(parts, max(2, max(c, k) // CHANNELS)))
         parts = [(some, slice(0, k)) if c >= k else (slice(0, c), some) for some in cuts]

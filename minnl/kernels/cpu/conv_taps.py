@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from minnl.kernels import memory, threads
-from minnl.kernels.cpu.gemm import add_product, multiply
+from minnl.kernels.cpu.gemm import add_product, added, multiply
 
 BLOCK_ELEMENTS = 64 * 1024  # positions * channels at once: taps are added up in a block, which so stays in the cache
 SUM_ROWS = 480  # positions at once in the gradient of a small weight; and more for
@@ -89,7 +89,7 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         shape = len(meet.taps), c, k
         sums = threads.run(lambda some: add_up(meet.taps, *whole, some, memory.empty(shape, x.dtype)), shares)
         gw[...] = 0
-        for tap, total in zip(meet.taps, sum(sums[1:], sums[0]), strict=True):
+        for tap, total in zip(meet.taps, added(sums), strict=True):
             gw[tap] = total
         return
     # each has a part of one tap's matrix to itself; sums as long as may be, since there is much to add to

@@ -41,6 +41,14 @@ def add_product(a, b, out, fresh):
         out += multiply(a, b, memory.empty(out.shape, out.dtype))
 
 
+def added(sums):
+    """What tasks have summed up, each in an array of its own, in the order of the tasks; in the first one's memory."""
+    total, *others = sums
+    for other in others:
+        total += other
+    return total
+
+
 def pieces(a, b, out):
     """The products that make up out = a @ b: (a, b, out) for each call of matmul, views of what is given.
 

@@ -14,7 +14,7 @@ import numpy as np
 from minnl.kernels import threads
 from minnl.kernels.cpu.gemm import add_product, multiply
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.positions import SHORTEST_RUN, Gradients, division, fold, turned
+from minnl.kernels.cpu.positions import SHORTEST_RUN, Gradients, division, even, fold, turned
 from minnl.kernels.memory import empty
 
 BLOCK_ELEMENTS = 512 * 1024  # logits at once: 2 MB, in backward twice
@@ -77,7 +77,7 @@ class StreamedSoftmax(Float32Kernel):
                         add_product(gs, op.phi[b, j], gtheta[b, i], first and j.start == keys.start)
 
         elements, runs = division(op)
-        runs = max(1, min(runs, op.phi.shape[1] // SHORTEST_RUN))
+        runs = even(min(runs, op.phi.shape[1] // SHORTEST_RUN))
         i, j = (threads.shares(a.shape[1], runs) for a in (op.theta, op.phi))
         for turn in range(runs):  # in each, every run of queries meets one run of keys, and no two meet the same
             tasks = [(b, i[(k + turn) % runs], j[k], turn == 0) for b in elements for k in range(runs)]

@@ -39,7 +39,12 @@ def division(op):
     most = 8 if batch * length * keys * (inner + depth) >= LONG else 4
     if batch >= most:
         return threads.shares(batch, most), 1
-    return threads.shares(batch, batch), max(1, min(-(-most // max(1, batch)), length // SHORTEST_RUN))
+    return threads.shares(batch, batch), even(min(-(-most // max(1, batch)), length // SHORTEST_RUN))
+
+
+def even(runs):
+    """So many runs, or one less: of three, two threads would take two and one. At least one."""
+    return max(1, runs - runs % 2)
 
 
 def summed(op, x, task, *shapes):
@@ -73,6 +78,6 @@ def turned(keys, factor, ones=False):
         np.multiply(part.swapaxes(1, 2), factor, out=turned[:, :channels])
         turned[:, channels:] = factor
 
-    runs = 1 if batch >= 4 else max(1, rows // SHORTEST_RUN)
+    runs = 1 if batch >= 4 else even(rows // SHORTEST_RUN)
     threads.run(run, [(b, j) for b in threads.shares(batch, 4) for j in threads.shares(rows, runs)])
     return out

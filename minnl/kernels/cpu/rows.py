@@ -11,7 +11,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 
-BLOCK = 800 * 1024  # numbers that an operation is given at most, 3.2 MB
+BLOCK = 512 * 1024  # numbers that an operation is given at most, 2 MB
 ALONE = 512 * 1024  # numbers: fewer are done on one thread before another has woken up
 WIDTH = 8 * 1024  # rows at least as wide where a channel's number is added to or multiplied with many
 LANES = 512  # and where sums go down their columns
