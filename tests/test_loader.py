@@ -265,9 +265,11 @@ def test_two_passes_at_once():
 
 
 INTERRUPTED = """
-import sys, threading, time
+import signal, sys, threading, time
 import numpy as np
 from minnl.data import Loader
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 
 class Clips:
     classes, shape = ("a",), (1, 1, 1, 1)
