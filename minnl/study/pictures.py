@@ -42,9 +42,9 @@ def curves(folder):
     left.set(xlabel="step", ylabel="cross-entropy", title="loss")
     right.plot(ends, [100 * r["accuracy"] for r in log["epoch"]], "o-", label="train")
     right.plot(ends, [100 * r["test_top1"] for r in log["epoch"]], "s-", label="test")
-    right.set(xlabel="step", ylabel="top-1 (%)", title="accuracy", ylim=(0, 101))
-    for axes in (left, right):
-        axes.legend()
+    right.set(xlabel="step", ylabel="top-1 (%)", title="accuracy", ylim=(0, 103))
+    for axes, corner in ((left, "upper right"), (right, "lower right")):  # where a run that learns leaves room
+        axes.legend(loc=corner)
         axes.grid(alpha=0.3)
     path = Path(folder) / "curves.png"
     figure.savefig(path, dpi=100)
