@@ -179,7 +179,7 @@ def test_blas_has_one_thread_in_a_task_whoever_else_has_set_it():
         thread.start()
         thread.join()
         assert seen == [[{1}]] and blas_threads() == {2}
-    with threadpoolctl.threadpool_limits(3, "blas"):  # nor does it hear this one no more
+    with threadpoolctl.threadpool_limits(3, "blas"):  # and whoever asks after that is heard
         assert blas_threads() == {3}
 
 

@@ -58,9 +58,11 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         for where, first, block in blocks:
             plan, out = plans.of(GradientColumns, block, k), gy[where]
             plan.gather(x[where[0]], first)
-            if not block.in_place:
-                plan.by_height[...] = _by_height(out)
-            for taps, products, product in plan.sums or plan.make_sums(out.reshape(*block.outputs, -1)):
+            if block.in_place:
+                sums = plan.make_sums(out.reshape(*block.outputs, -1))
+            else:
+                plan.by_height[...], sums = _by_height(out), plan.sums
+            for taps, products, product in sums:
                 compute(products)
                 total[taps] += product if product.ndim == 2 else product.sum(axis=(0, 1))
         return total
@@ -101,7 +103,8 @@ class GradientColumns(Columns):
         super().__init__(empty, block, k)
         sizes = [math.prod(self._shape(matrix, k)) for *_, matrix in self.matrices]
         self.product = empty((max(sizes),), np.float32)
-        self.sums = None if block.in_place else self.make_sums(self.outs)
+        if not block.in_place:
+            self.sums = self.make_sums(self.outs)
 
     def make_sums(self, outs):
         """(taps, products, product) for outs (heights, rows, K): how to make what is to be added for some taps.
@@ -110,11 +113,11 @@ class GradientColumns(Columns):
         """
         made = []
         for heights, taps, matrix in self.matrices:
-            columns, gy, shape = matrix.swapaxes(1, 2), outs[heights], self._shape(matrix, outs.shape[2])
+            gy, shape = outs[heights], self._shape(matrix, outs.shape[2])
             rows, product = gy.shape[1], self.product[: math.prod(shape)].reshape(shape)
             if len(shape) == 2:
-                runs = itertools.product(threads.pieces(rows, LONG_SUM_ROWS), zip(columns, gy, strict=True))
-                made += [(taps, pieces(a[:, some], b[some], product), product) for some, (a, b) in runs]
+                runs = itertools.product(threads.pieces(rows, LONG_SUM_ROWS), zip(matrix, gy, strict=True))
+                made += [(taps, pieces(a[some].T, b[some], product), product) for some, (a, b) in runs]
                 continue
             whole = rows // SUM_ROWS * SUM_ROWS
             for some, each in ((slice(0, whole), SUM_ROWS), (slice(whole, rows), rows - whole)):  # and what is left

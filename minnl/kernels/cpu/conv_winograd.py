@@ -140,8 +140,9 @@ def _own_sums(x, gy, shape, pads, m):
             seen, made = _frames_first(region.seen(x[some], corner)), _frames_first(region.made(gy[some]))
             for block in region.blocks:
                 block = (*block[:2], slice(None), *block[2:])
-                plan = plans.of(PartOfSum, m, seen[block].shape[3:], x.shape[1], gy.shape[1], *shape[1:], pads[0])
-                plan.tiles[...], plan.outs[...] = seen[block], made[block]
+                tiles = seen[block]
+                plan = plans.of(PartOfSum, m, tiles.shape[3:], x.shape[1], gy.shape[1], *shape[1:], pads[0][0])
+                plan.tiles[...], plan.outs[...] = tiles, made[block]
                 compute(plan.products)
                 total += plan.product
         return total
@@ -153,7 +154,7 @@ def _own_sums(x, gy, shape, pads, m):
 class PartOfSum:
     """A thread's plan for what blocks of so many tiles, and of gy, add to the gradient of the transformed weight."""
 
-    def __init__(self, empty, m, shape, frames, out_frames, taps, c, k, padding):
+    def __init__(self, empty, m, shape, frames, out_frames, taps, c, k, before):
         At, _, Bt = transforms(m)
         n, p = len(Bt), math.prod(shape)
         inputs, outputs = frames * p * c, out_frames * p * k
@@ -164,7 +165,7 @@ class PartOfSum:
         self.products = along_both(Bt, v, between[..., :inputs], v)
         self.products += along_both(At.T, outs, between[:m, :, :outputs], z)
         v, z = v.reshape(n * n, frames, p, c), z.reshape(n * n, out_frames, p, k)
-        for tap, a, b in _meeting(v, z, taps, padding[0]):
+        for tap, a, b in _meeting(v, z, taps, before):
             self.products += pieces(a, b, self.product[:, tap])
 
 

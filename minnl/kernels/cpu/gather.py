@@ -49,7 +49,7 @@ def padded(x, first, size):
 
     A view of x where all of it is inside.
     """
-    inside, to = overlap(x.shape[1:4], tuple(first), tuple(size))
+    inside, to = _overlap(x.shape[1:4], tuple(first), tuple(size))
     part = x[inside]
     if to is None:
         return part
@@ -60,8 +60,11 @@ def padded(x, first, size):
 
 
 @functools.lru_cache(4096)
-def overlap(shape, first, size):
-    """Where a box (T, H, W) at `first` lies in clips of that shape, and where what is inside lies in it, or None."""
+def _overlap(shape, first, size):
+    """What of a box (T, H, W) at `first` is inside clips of that shape: where in them; and where in the box.
+
+    Two indices; None for the second if that is all of it.
+    """
     inside = [slice(max(0, i), min(max(0, i + n), end)) for i, n, end in zip(first, size, shape, strict=True)]
     sizes = [max(0, s.stop - s.start) for s in inside]
     to = [slice(s.start - i, s.start - i + n) for s, i, n in zip(inside, first, sizes, strict=True)]
