@@ -2,100 +2,127 @@
 
 Fresh memory is not free of charge. The system hands out pages on first touch and clears each one, which for arrays of
 some megabytes takes as long as filling them does; a training step asks for the same sizes over and over. So large
-arrays are cut from blocks that go back to a pool when, and only when, the last array that looks into them is gone:
-whatever a user holds, a view of it or a slice, keeps its block out of the pool. docs/kernels/README.md tells more.
+arrays are cut from chunks that stay, and their bytes go back to a pool when, and only when, the last array that looks
+into them is gone: whatever a user holds, a view of it or a slice, stays as it is. docs/kernels/memory.md tells more.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect
 
 import numpy as np
 
 SMALLEST = 256 * 1024  # bytes: below, the C library finds warm memory by itself
-SLACK = 32 * 1024 * 1024  # bytes: a step's sizes differ, and with less of each at hand many would be made anew
-_LOOK = 8  # blocks are looked through for one that this thread had: another one's would sit in another core's cache
-_ALIGNED = 64  # bytes: a cache line, and the widest vector
+CHUNK = 32 * 1024 * 1024  # bytes, at least, that the system is asked for: glibc returns so much as soon as it is freed
+SLACK = CHUNK  # bytes: chunks are of one size and arrays are not, so the last one is seldom full
+_PAGE = 4096  # bytes: arrays take whole pages, so none shares a page or a cache line with another
 
 
 class Pool:
-    """Free blocks by size, oldest first, and how much is out.
+    """Free memory, as spans (address, bytes) of chunks: arrays are cut from them, and neighbours are joined again.
 
-    Free and used blocks together never take more than `SLACK` above the blocks that were in use at once at the fullest
-    moment: before a new one is made, free ones go back to the system as far as that needs.
+    All chunks together take no more than `SLACK` above what was in use at once at the fullest moment, as far as that
+    can be: before one is made that would go beyond, those that are wholly free go back to the system.
     """
 
     def __init__(self):
-        self.free = {}  # size -> (thread that gave it, buffer, address) of blocks, the one given last at the end
-        self.held = self.used = self.peak = 0  # bytes: in free blocks, in arrays, most in arrays at once
-        self.lock = threading.RLock()  # again from the same thread: the collector may run `give` inside `take`
+        self.spans = []  # what is free, by address; no two of them touch
+        self.given = []  # what came back and is not yet among them
+        self.chunks = {}  # address -> (bytes, the array that owns them)
+        self.total = self.used = self.peak = 0  # bytes: of chunks, of arrays, of arrays at the fullest moment
+        self.lock, self.busy = threading.RLock(), False
 
     def take(self, size):
+        """The address of so many bytes; None in the middle of another call by this thread (from a signal's handler)."""
         with self.lock:
-            blocks = self.free.get(size)
-            if blocks:
-                me = threading.get_ident()
-                mine = (i for i in range(-1, -1 - min(len(blocks), _LOOK), -1) if blocks[i][0] == me)
-                block = blocks.pop(next(mine, -1))[1:]
-                self.held -= size
-            else:
-                self.make_room(size)
-                buffer = np.empty(size + _ALIGNED, np.uint8)
-                block = buffer, buffer.ctypes.data + -buffer.ctypes.data % _ALIGNED
-            self.used += size
-            self.peak = max(self.peak, self.used)
-            return block
+            if self.busy:
+                return None
+            self.busy = True
+            try:
+                self.settle()
+                length, i = self.smallest(size) or self.more(size)
+                start = self.spans[i][0]
+                self.spans[i : i + 1] = [(start + size, length - size)] if length > size else []
+                self.used += size
+                self.peak = max(self.peak, self.used)
+                return start
+            finally:
+                self.busy = False
 
-    def make_room(self, size):
-        """Give free blocks back to the system, as far as one more of that size would take us above the limit."""
-        limit = max(self.peak, self.used + size) + SLACK
-        for other, blocks in self.free.items():
-            while blocks and self.held + self.used + size > limit:
-                blocks.pop(0)
-                self.held -= other
+    def give(self, start, size):
+        """Only a note, for arrays die at any time, in any thread, even in the middle of `take`."""
+        self.given.append((start, size))
+
+    def settle(self):
+        """Put what came back among the spans, each joined with those that it touches."""
+        while self.given:
+            start, size = self.given.pop()
+            self.used -= size
+            end, i = start + size, bisect(self.spans, (start,))
+            left = i > 0 and sum(self.spans[i - 1]) == start
+            right = i < len(self.spans) and self.spans[i][0] == end
+            first = self.spans[i - 1][0] if left else start
+            last = sum(self.spans[i]) if right else end
+            self.spans[i - left : i + right] = [(first, last - first)]
+
+    def smallest(self, size):
+        """(bytes, index) of the smallest span that is large enough, or None: large ones are kept for large arrays."""
+        return min([(span[1], i) for i, span in enumerate(self.spans) if span[1] >= size], default=None)
+
+    def more(self, size):
+        """Make one more chunk, and tell where it is among the spans, as `smallest` does."""
+        n = max(size, CHUNK)
+        self.shrink(max(self.peak, self.used + size) + SLACK - n)
+        buffer = np.empty(n + _PAGE, np.uint8)  # at least a byte is left over: no span ever touches another chunk's
+        start = buffer.ctypes.data + -buffer.ctypes.data % _PAGE
+        self.chunks[start] = n, buffer
+        self.total += n
+        i = bisect(self.spans, (start,))
+        self.spans.insert(i, (start, n))
+        return n, i
+
+    def shrink(self, limit=0):
+        """Give wholly free chunks back to the system, the oldest first, until all together have `limit` bytes."""
+        for start, (n, _) in list(self.chunks.items()):
+            if self.total > limit and (start, n) in self.spans:
+                self.spans.remove((start, n))
+                del self.chunks[start]
+                self.total -= n
 
     def clear(self):
-        """Give all free blocks back to the system."""
+        """Give all that is wholly free back to the system."""
         with self.lock:
-            self.free.clear()
-            self.held = 0
-
-    def give(self, block, size):
-        with self.lock:
-            self.used -= size
-            self.held += size
-            self.free.setdefault(size, []).append((threading.get_ident(), *block))
+            self.settle()
+            self.shrink()
 
 
 pool = Pool()
 
 
 class _Lease:
-    """Owner of an array's memory: NumPy keeps it alive as long as any view of the array; then the block returns."""
+    """Owner of an array's memory: NumPy keeps it alive as long as any view of the array; then its bytes return."""
 
-    __slots__ = ("__array_interface__", "pool", "block", "size")
+    __slots__ = ("__array_interface__", "pool", "start", "size")
 
-    def __init__(self, shape, dtype, pool, block, size):
-        self.pool, self.block, self.size = pool, block, size
-        where = (block[1], False)  # not read-only
+    def __init__(self, shape, dtype, pool, start, size):
+        self.pool, self.start, self.size = pool, start, size
+        where = (start, False)  # not read-only
         self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": where}
 
     def __del__(self):
-        self.pool.give(self.block, self.size)
+        self.pool.give(self.start, self.size)
 
 
 def empty(shape, dtype):
-    """np.empty, but from used memory where there is some of that size. `shape` is a tuple."""
+    """np.empty, but from used memory where there is enough in one piece. `shape` is a tuple."""
     dtype = np.dtype(dtype)
     bytes_ = math.prod(shape) * dtype.itemsize
     if bytes_ < SMALLEST:
         return np.empty(shape, dtype)
-    size = rounded(bytes_)
-    return np.asarray(_Lease(shape, dtype, pool, pool.take(size), size))
-
-
-def rounded(n):
-    """The next of eight sizes between two powers of two: shapes that nearly agree share blocks."""
-    step = 1 << max(0, n.bit_length() - 4)
-    return -(-n // step) * step
+    size = -(-bytes_ // _PAGE) * _PAGE
+    start = pool.take(size)
+    if start is None:
+        return np.empty(shape, dtype)
+    return np.asarray(_Lease(shape, dtype, pool, start, size))
