@@ -7,7 +7,7 @@ import numpy as np
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.kernel import Float32Kernel
 
-SMALLEST = 1024 * 1024  # numbers: fewer are added before another thread has woken up
+SMALLEST = 512 * 1024  # numbers: fewer are added before another thread has woken up
 BLOCK_ELEMENTS = 512 * 1024
 
 
