@@ -138,9 +138,9 @@ def test_an_array_made_in_the_middle_of_making_one(small_chunks, monkeypatch):
     """As by a signal's handler: it gets memory of its own, and the pool is whole."""
     inner, settle = [], small_chunks.settle
 
-    def interrupted():
-        settle()
+    def interrupted(wanted=None):
         inner.append(numbers(MB))
+        return settle(wanted)
 
     monkeypatch.setattr(small_chunks, "settle", interrupted)
     outer = numbers(MB)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from bisect import bisect
+from bisect import bisect_left, insort
 
 import numpy as np
 
@@ -41,12 +41,13 @@ class Pool:
                 return None
             self.busy = True
             try:
-                self.settle()
-                length, i = self.smallest(size) or self.more(size)
-                start = self.spans[i][0]
-                self.spans[i : i + 1] = [(start + size, length - size)] if length > size else []
-                self.used += size
-                self.peak = max(self.peak, self.used)
+                start = self.settle(size)
+                if start is None:
+                    start, length = span = self.smallest(size) or self.more(size)
+                    i = bisect_left(self.spans, span)
+                    self.spans[i : i + 1] = [(start + size, length - size)] if length > size else []
+                    self.used += size
+                    self.peak = max(self.peak, self.used)
                 return start
             finally:
                 self.busy = False
@@ -55,33 +56,46 @@ class Pool:
         """Only a note, for arrays die at any time, in any thread, even in the middle of `take`."""
         self.given.append((start, size))
 
-    def settle(self):
-        """Put what came back among the spans, each joined with those that it touches."""
+    def settle(self, wanted=None):
+        """Put what came back among the spans, each joined with those that it touches.
+
+        But what has just the number of bytes `wanted` is used again as it is: its address is returned. That is often so,
+        for the scratch of one task after another, and it is still in the cache.
+        """
         while self.given:
             start, size = self.given.pop()
+            if size == wanted:
+                return start
             self.used -= size
-            end, i = start + size, bisect(self.spans, (start,))
-            left = i > 0 and sum(self.spans[i - 1]) == start
-            right = i < len(self.spans) and self.spans[i][0] == end
-            first = self.spans[i - 1][0] if left else start
-            last = sum(self.spans[i]) if right else end
-            self.spans[i - left : i + right] = [(first, last - first)]
+            end, i = start + size, bisect_left(self.spans, (start, 0))
+            j = i
+            if i > 0 and sum(self.spans[i - 1]) == start:
+                i -= 1
+                start = self.spans[i][0]
+            if j < len(self.spans) and self.spans[j][0] == end:
+                end = sum(self.spans[j])
+                j += 1
+            self.spans[i:j] = [(start, end - start)]
+        return None
 
     def smallest(self, size):
-        """(bytes, index) of the smallest span that is large enough, or None: large ones are kept for large arrays."""
-        return min([(span[1], i) for i, span in enumerate(self.spans) if span[1] >= size], default=None)
+        """The smallest span that is large enough, or None: large ones are kept for large arrays."""
+        best = None
+        for span in self.spans:
+            if span[1] >= size and (best is None or span[1] < best[1]):
+                best = span
+        return best
 
     def more(self, size):
-        """Make one more chunk, and tell where it is among the spans, as `smallest` does."""
+        """Make one more chunk, and return its span."""
         n = max(size, CHUNK)
         self.shrink(max(self.peak, self.used + size) + SLACK - n)
         buffer = np.empty(n + _PAGE, np.uint8)  # at least a byte is left over: no span ever touches another chunk's
         start = buffer.ctypes.data + -buffer.ctypes.data % _PAGE
         self.chunks[start] = n, buffer
         self.total += n
-        i = bisect(self.spans, (start,))
-        self.spans.insert(i, (start, n))
-        return n, i
+        insort(self.spans, (start, n))
+        return start, n
 
     def shrink(self, limit=0):
         """Give wholly free chunks back to the system, the oldest first, until all together have `limit` bytes."""
