@@ -59,8 +59,8 @@ class Pool:
     def settle(self, wanted=None):
         """Put what came back among the spans, each joined with those that it touches.
 
-        But what has just the number of bytes `wanted` is used again as it is: its address is returned. That is often so,
-        for the scratch of one task after another, and it is still in the cache.
+        But what has just the size that is `wanted` is used again as it is, and its address returned. So it is with the
+        scratch of one task after another, which is still in the cache.
         """
         while self.given:
             start, size = self.given.pop()
