@@ -28,10 +28,11 @@ from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabil
 from minnl.study import bill, pictures
 from minnl.training import Trainer, part, steps_of
 from models import transfer
-from models.options import arguments, build, check, datasets, kind, published, video_options
+from models.options import arguments, build, check, datasets, kind, published, unchanged, video_options
 
 RUNTIME = ("device", "workers", "threads")  # what may differ between a run and its continuation
-NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores")  # of the options, by a run
+OF_A_CALL = ("max_steps", "plan", "memory", "debug")  # what may too, and says nothing of the run
+NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores", "given")  # of the options, by a run
 
 
 def main(argv=None):
@@ -58,6 +59,7 @@ def train(args):
     if args.resume:
         path = checkpoint_path(args.resume, "last")
         config = read(path, run=True)[1]
+        unchanged(args, config, ("resume", *RUNTIME, *OF_A_CALL))
         config |= {key: getattr(args, key) for key in RUNTIME}
         folder = path.parent
     else:

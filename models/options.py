@@ -18,7 +18,7 @@ CLIPS = {"frames": 16, "stride": 2, "size": None, "resize": "squash", "rgb": Fal
 
 
 def arguments(argv, description):
-    """What the command line says: the defaults of a recipe and a network, and over them the options given."""
+    """What the command line says: the defaults of a recipe and a network, and over them the options `given`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("network").add_argument
     add("--model", default="small", choices=sorted(models.BUILDERS), metavar="NAME", help="default: %(default)s; "
@@ -79,8 +79,10 @@ def arguments(argv, description):
         wanted = models.config(first.model)
         parser.set_defaults(frames=wanted.frames, stride=step(wanted), size=list(wanted.size))
     parser.set_defaults(**recipes.RECIPES[first.recipe])
-    args = parser.parse_args(argv)
-    return complete(parser, args)
+    args = complete(parser, parser.parse_args(argv))
+    left = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), ...)))  # ... where nothing was said
+    args.given = [name for name, value in vars(left).items() if value is not ...]
+    return args
 
 
 def complete(parser, args):
@@ -114,6 +116,16 @@ def check(args):
         value = getattr(args, name)
         if value is not None:
             checks.number("recipe", f"--{name.replace('_', '-')}", value, 0, high)
+
+
+def unchanged(args, config, free):
+    """Refuse an option for a run that goes on if it is neither free nor what the run was begun with."""
+    for name in args.given:
+        now, was = getattr(args, name), config.get(name)
+        if name not in free and now != was:
+            option = f"--{name.replace('_', '-')}"
+            was, now = ("none" if value is None else value for value in (was, now))
+            raise ValueError(f"--resume: the run was begun with {option} {was} and keeps it, got {now}; leave it out")
 
 
 def stride(text):

@@ -90,6 +90,7 @@ def test_stop_and_resume_with_the_same_bits(run):
     assert weights("stopped")[0] == weights("done")[0]
     assert weights("stopped", "best")[0] == weights("done", "best")[0]
     assert pathlib.Path("runs/stopped/attention.png").exists()
+    assert run(*ARRAYS, *SMALL, "--name", "stopped", "--resume", "runs/stopped")[0] == 0  # said again, nothing changed
 
 
 def test_evaluate(run):
@@ -211,6 +212,12 @@ def wrong(runs, monkeypatch):
         (("--frames", "3"), 1, "RelationClips: frames must be 8 or more, got 3"),
         (("--resume", "runs/nothing"), 1, "runs/nothing: no such file"),
         (("--evaluate", "short.safetensors"), 1, "short.safetensors: cut short or altered"),
+        (("--resume", "runs/done", "--epochs", "9"), 1, "--resume: the run .* --epochs 2 and keeps it, got 9;"),
+        (
+            ("--resume", "runs/done", "--non-local", "none"),
+            1,
+            "begun with --non-local embedded and keeps it, got none;",
+        ),
         (("--resume", "altered.safetensors"), 1, "altered.safetensors: cut short or altered"),
         (("--resume", "foreign.safetensors"), 1, "foreign.safetensors: a checkpoint, but not one of train.py"),
         (("--evaluate", "runs/done", "--data", "other"), 1, r"trained on classes \['down', 'up'\], the data has"),
