@@ -11,9 +11,7 @@ from minnl import backend
 from minnl.kernels import memory
 from minnl.study import bill
 
-SPARE = (
-    0.2  # of the memory, for what the bill leaves out: workspace of kernels (256 MB on a GPU), sizes rounded up, gaps
-)
+SPARE = 0.2  # of the memory for what the bill leaves out: workspace (256 MB on a GPU), sizes rounded up, gaps
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,11 @@ def report(model, optimizer, shape, ahead, then, now):
         fits = clips // 2  # the bill was too low, or somebody else has since given memory back
     if fits == 0:
         return f"{found} Not one clip fits: take fewer or smaller frames, or wrap stages in nn.Recompute."
-    return f"{found} By the bill {fits} should fit: begin anew with --batch-size {fits}."
+    parts = math.ceil(clips / fits)
+    return (
+        f"{found} By the bill {fits} should fit: begin anew with --batch-size {fits}, "
+        f"and {parts} times the --accumulate for steps of about as many clips."
+    )
 
 
 def _process():

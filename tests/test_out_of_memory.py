@@ -152,21 +152,20 @@ def test_what_was_held(model):
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-@pytest.mark.parametrize("wanted", [1, 7, 20])
-def test_a_batch_that_fits(model, wanted, ahead):
+@pytest.mark.parametrize(("wanted", "parts"), [(1, 64), (7, 10), (20, 4)])
+def test_a_batch_that_fits(model, wanted, parts, ahead):
     """With what the bill says of a batch free, beside the weights that are there already, and a fifth to spare."""
     weights = sum(array.nbytes for array in model.state_dict().values())
     planned = bill.plan(model, (64, *CLIP))
     peak = planned.fixed + wanted * ((planned.peak - planned.fixed) / 64 + ahead * 4 * np.prod(CLIP))
     free = peak / (1 - out_of_memory.SPARE) - weights
-    assert f"By the bill {wanted} should fit: begin anew with --batch-size {wanted}." in said(
-        model, free + 99, ahead=ahead
-    )
+    text = said(model, free + 99, ahead=ahead)
+    assert f"By the bill {wanted} should fit: begin anew with --batch-size {wanted}, and {parts} times the" in text
     assert f"By the bill {wanted} " not in said(model, free - 99, ahead=ahead)
 
 
 def test_a_batch_smaller_than_the_one_that_failed(model):
-    assert "--batch-size 32." in said(model, 1e12)
+    assert "--batch-size 32, and 2 times the --accumulate for steps of about as many clips." in said(model, 1e12)
     assert "Not one clip fits" in said(model, 1e12, batch=1)
     assert "Not one clip fits" in said(model, 0)
 
