@@ -42,6 +42,15 @@ def cut(block, shared, wide):
         of_shapes.cache_clear()
 
 
+@contextlib.contextmanager
+def small_panels():
+    """Every second factor of more than 16 elements in panels, if its columns allow it, and in small pieces."""
+    gemm._piece.cache_clear()
+    with mock.patch.multiple(gemm, NEAR=16, SIDE=4, ROWS=1, WORTH=1, SMALL=100):
+        yield
+    gemm._piece.cache_clear()
+
+
 @st.composite
 def convolutions(draw, window=None, steps=True, groups=True):
     """(shape of x, shape of weight, arguments) of a convolution whose windows fit."""
@@ -275,3 +284,61 @@ def test_products_in_pieces(rows, depth, columns, small, batch):
         assert gemm.multiply(a, b, out) is out
     gemm._piece.cache_clear()
     np.testing.assert_allclose(out, a.astype(float) @ b.astype(float), atol=1e-4 * depth)
+
+
+@QUICK
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 12), st.booleans(), st.integers(0, 2))
+def test_products_by_panels(rows, depth, count, turned, batch):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(*(2, 3)[:batch], rows, 2 * depth)).astype(np.float32)[..., :depth]
+    b = rng.normal(size=(depth, 4 * count)).astype(np.float32)
+    b = np.asfortranarray(b) if turned else b
+    out = np.full((*a.shape[:-1], 8 * count), 7, np.float32)
+    with small_panels():
+        apart = gemm.panels(b, rows * 4)
+        assert (apart is None) == (b.size <= 16)
+        if apart is not None:
+            assert apart.flags.c_contiguous and (apart[0].size <= 16 or apart.shape[2] == (1 if turned else 2))
+            gemm.compute(gemm.pieces_by_panels(a, apart, out[..., : 4 * count]))
+            np.testing.assert_allclose(out[..., : 4 * count], a.astype(float) @ b.astype(float), atol=1e-4)
+    assert (out[..., 4 * count :] == 7).all()
+
+
+def test_what_is_worth_panels():
+    def width(depth, columns, rows, turned=False):
+        b = np.empty((columns, depth), np.float32).T if turned else np.empty((depth, columns), np.float32)
+        apart = gemm.panels(b, rows)
+        return apart is not None and apart.shape[2]
+
+    assert [width(depth, 512, 3136) for depth in (64, 160, 256, 512, 1024, 2048)] == [64, 64, 32, 32, 32, False]
+    assert [width(depth, 512, 3136, True) for depth in (64, 160, 256, 512, 1024, 2048)] == [64, 64, 32, 16, 16, False]
+    assert not width(64, 64, 10**6), "in the cache as it is"
+    assert not width(256, 100, 10**6), "columns that make no equal panels"
+    assert not width(1024, 1024, 255) and width(1024, 1024, 256) and not width(1024, 1024, 1023, True), "few rows"
+    assert not width(256, 64, 784), "little work"
+    assert width(1024, 4096, 10**6) and not width(1024, 4096 + 64, 10**6), "a large copy"
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+@QUICK
+@given(case=convolutions((1, 1, 1)))
+def test_points_by_panels(few, case):
+    x, weight, arguments = case
+    x, weight, arguments["padding"] = (*x[:4], 4 * x[4]), (*weight[:3], 4 * weight[3], 4 * weight[4]), 0
+    with (
+        small_panels(),
+        mock.patch.object(threads, "tasks_for", lambda flops: 4),
+        mock.patch.multiple(conv_points, GATHERED=50, ROWS=2, SUM_ROWS=2, CHANNELS=8, FEW=few),
+    ):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+        same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if "columns" in method])
+@QUICK
+@given(case=convolutions())
+def test_columns_by_panels(method, case):
+    x, weight, arguments = case
+    x, weight = (*x[:4], 2 * x[4]), (*weight[:3], 2 * weight[3], 4 * weight[4])
+    with small_panels(), by(method, 200), mock.patch.object(columns, "ROWS", 4):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))

@@ -16,7 +16,7 @@ import numpy as np
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.columns import BYTES, tasks, upright_shapes
 from minnl.kernels.cpu.gather import in_runs, padded, strided
-from minnl.kernels.cpu.gemm import added, compute, pieces
+from minnl.kernels.cpu.gemm import added, compute, panels, pieces, pieces_by_panels
 from minnl.kernels.cpu.plans import plans
 
 WEIGHT_ELEMENTS = 640 * 1024  # of a weight that this is for: a larger one leaves the cache from block to block; and
@@ -30,7 +30,7 @@ def correlate(x, weight, y, stride, pads, dilation):
     """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
     x, weight, y, stride, pads, dilation = upright(x, weight, y, stride, pads, dilation)
     w = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # heights outermost, as in a row of columns
-    products = {}
+    w, products = w if (apart := panels(w, math.prod(y.shape[:4]))) is None else apart, {}
 
     def one(blocks):
         for where, first, block in blocks:
@@ -92,8 +92,11 @@ class Columns:
         self.to[...] = strided(seen, self.block.shape, strides, self.block.run)
 
     def products(self, w, outs):
-        """outs (heights, rows, K) = columns times w, as products (a, b, out)."""
-        return [product for some, taps, matrix in self.matrices for product in pieces(matrix, w[taps], outs[some])]
+        """outs (heights, rows, K) = columns times w, or w in panels, as products (a, b, out)."""
+        made = pieces if w.ndim == 2 else pieces_by_panels
+        return [
+            product for some, taps, matrix in self.matrices for product in made(matrix, w[..., taps, :], outs[some])
+        ]
 
 
 class GradientColumns(Columns):

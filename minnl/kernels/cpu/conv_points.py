@@ -14,7 +14,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import NEAR, add_product, added, multiply
+from minnl.kernels.cpu.gemm import NEAR, add_product, added, compute, panels, pieces, pieces_by_panels
 
 ROWS = 784  # positions of a task, or half of them: each packs the whole weight anew
 CHANNELS = 512  # channels of a task, or half of them: each packs all positions anew
@@ -37,10 +37,14 @@ def correlate(x, weight, y, stride, pads, dilation):
     else:
         tasks = itertools.product(_shares(y, c, stride, 1), threads.shares(k, min(parts, max(2, k // CHANNELS))))
 
+    shared = panels(weight, positions) if positions >= k else None
+
     def one(task):
         share, some = task
+        apart = shared if positions >= k else panels(weight[:, some], positions)
         for block in share:
-            multiply(_rows(x, block, stride), weight[:, some], y[block].reshape(-1, k)[:, some])
+            rows, out = _rows(x, block, stride), y[block].reshape(-1, k)[:, some]
+            compute(pieces(rows, weight[:, some], out) if apart is None else pieces_by_panels(rows, apart, out))
 
     threads.run(one, tasks)
 

@@ -18,7 +18,11 @@ SIDE = 64  # a piece is about that wide, or half of it if its sums are long
 NEAR = 10 * 1024  # elements of the second factor: a larger one leaves a core's first cache between two pieces,
 FEW = 128  # which matters less with so few rows and columns: there are but two or three
 FAR = 4096  # bytes from one row of the second factor to the next: a column would compete for one place in the cache
-DEEPEST = 900  # with longer sums a piece would be too thin: the general routine is better
+DEEPEST = 900  # with longer sums a piece would be too thin: the general routine is better,
+DEEPEST_PANEL = 1600  # though not so soon if the second factor has been cut in panels.
+ROWS = 256  # that are worth a copy in panels; of a transposed factor four times as many. And
+WORTH = 32_000_000  # multiply-adds are; not if the copy had more than
+MOST = 4 * 1024 * 1024  # elements, 16 MB
 
 
 def multiply(a, b, out):
@@ -65,6 +69,35 @@ def pieces(a, b, out):
         for down in _even(rows, tall)
         for along in _even(columns, wide)
     ]
+
+
+def panels(b, rows):
+    """b (D, N) in panels for a product with so many rows, or None where that is no use.
+
+    A panel is a matrix of few columns, in one piece: (N / width, D, width). It is read from end to end, and most are so
+    small that they stay in the first cache meanwhile.
+    """
+    depth, columns = b.shape
+    turned = b.strides[0] < b.strides[1]
+    few = rows < (4 * ROWS if turned else ROWS) or rows * depth * columns < WORTH
+    width = next((w for w in (SIDE, SIDE // 2) if depth * w <= NEAR), SIDE // (4 if turned else 2))
+    if few or not NEAR < depth * columns <= MOST or depth > DEEPEST_PANEL or columns % width:
+        return None
+    apart = memory.empty((columns // width, depth, width), b.dtype)
+    apart[...] = b.reshape(depth, -1, width).swapaxes(0, 1)
+    return apart
+
+
+def pieces_by_panels(a, b, out):
+    """As `pieces`, of a (..., M, D) and out (..., M, N), but with b in panels (N / width, D, width)."""
+    rows, depth, (count, _, width) = *a.shape[-2:], b.shape
+    tall, made = divisor(rows, min(rows, max(1, SMALL // max(1, depth * width)))), []
+    for down in _even(rows, tall):
+        each = min(tall, down.stop - down.start)
+        cut = *a.shape[:-2], (down.stop - down.start) // each, each
+        to = out[..., down, :].reshape(*cut, count, width).swapaxes(-3, -2)
+        made.append((a[..., down, :].reshape(*cut, depth)[..., None, :, :], b, to))
+    return made
 
 
 @functools.lru_cache(1024)
