@@ -46,7 +46,7 @@ def cut(block, shared, wide):
 def small_panels():
     """Every second factor of more than 16 elements in panels, if its columns allow it, and in small pieces."""
     gemm._piece.cache_clear()
-    with mock.patch.multiple(gemm, NEAR=16, SIDE=4, ROWS=1, WORTH=1, SMALL=100):
+    with mock.patch.multiple(gemm, NEAR=16, SIDE=4, ROWS=1, WORTH=1, SMALL=100, has_small=lambda: True):
         yield
     gemm._piece.cache_clear()
 
@@ -304,7 +304,9 @@ def test_products_by_panels(rows, depth, count, turned, batch):
     assert (out[..., 4 * count :] == 7).all()
 
 
-def test_what_is_worth_panels():
+def test_what_is_worth_panels(monkeypatch):
+    monkeypatch.setattr(gemm, "has_small", lambda: True)
+
     def width(depth, columns, rows, turned=False):
         b = np.empty((columns, depth), np.float32).T if turned else np.empty((depth, columns), np.float32)
         apart = gemm.panels(b, rows)
@@ -317,6 +319,8 @@ def test_what_is_worth_panels():
     assert not width(1024, 1024, 255) and width(1024, 1024, 256) and not width(1024, 1024, 1023, True), "few rows"
     assert not width(256, 64, 784), "little work"
     assert width(1024, 4096, 10**6) and not width(1024, 4096 + 64, 10**6), "a large copy"
+    monkeypatch.setattr(gemm, "has_small", lambda: False)
+    assert not width(256, 512, 3136)
 
 
 @pytest.mark.parametrize("few", [0, 10**6])

@@ -21,7 +21,8 @@ _helpers_lock = threading.Lock()
 
 
 @functools.cache
-def _blas_libraries():
+def blas_libraries():
+    """Controllers of threadpoolctl, one for each BLAS that is loaded."""
     import threadpoolctl  # what takes time to load waits until there is work: `import minnl` is quick
 
     return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
@@ -39,7 +40,7 @@ class _OneBlasThread:
     def __enter__(self):
         with self.lock:
             if not self.callers:
-                self.before = [(library, library.num_threads) for library in _blas_libraries()]
+                self.before = [(library, library.num_threads) for library in blas_libraries()]
                 self._set((library, 1) for library, _ in self.before)
             self.callers += 1
 

@@ -30,7 +30,8 @@ def correlate(x, weight, y, stride, pads, dilation):
     """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
     x, weight, y, stride, pads, dilation = upright(x, weight, y, stride, pads, dilation)
     w = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # heights outermost, as in a row of columns
-    w, products = w if (apart := panels(w, math.prod(y.shape[:4]))) is None else apart, {}
+    apart, products = panels(w, math.prod(y.shape[:4])), {}
+    w = w if apart is None else apart
 
     def one(blocks):
         for where, first, block in blocks:

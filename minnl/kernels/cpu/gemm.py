@@ -2,7 +2,8 @@
 
 For products of up to about a million multiply-adds OpenBLAS has routines of their own on processors with AVX-512. They
 reach a core's limit where the general one, which first copies both factors into an order of its own, stays 10 to 30 %
-below. Elsewhere the pieces are no worse than the whole.
+below. Elsewhere the pieces are no worse than the whole. A large second factor that many rows meet is copied once, into
+panels of few columns.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 
 import numpy as np
 
-from minnl.kernels import memory
+from minnl.kernels import memory, threads
 
 SMALL = 1_000_000  # multiply-adds of one piece
 SIDE = 64  # a piece is about that wide, or half of it if its sums are long
@@ -23,6 +24,7 @@ DEEPEST_PANEL = 1600  # though not so soon if the second factor has been cut in 
 ROWS = 256  # that are worth a copy in panels; of a transposed factor four times as many. And
 WORTH = 32_000_000  # multiply-adds are; not if the copy had more than
 MOST = 4 * 1024 * 1024  # elements, 16 MB
+HAVE_SMALL = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's routines that include some for small products
 
 
 def multiply(a, b, out):
@@ -81,11 +83,17 @@ def panels(b, rows):
     turned = b.strides[0] < b.strides[1]
     few = rows < (4 * ROWS if turned else ROWS) or rows * depth * columns < WORTH
     width = next((w for w in (SIDE, SIDE // 2) if depth * w <= NEAR), SIDE // (4 if turned else 2))
-    if few or not NEAR < depth * columns <= MOST or depth > DEEPEST_PANEL or columns % width:
+    if few or not NEAR < depth * columns <= MOST or depth > DEEPEST_PANEL or columns % width or not has_small():
         return None
     apart = memory.empty((columns // width, depth, width), b.dtype)
     apart[...] = b.reshape(depth, -1, width).swapaxes(0, 1)
     return apart
+
+
+@functools.cache
+def has_small():
+    """Whether BLAS has routines for small products; without them panels lose."""
+    return any(getattr(library, "architecture", None) in HAVE_SMALL for library in threads.blas_libraries())
 
 
 def pieces_by_panels(a, b, out):
