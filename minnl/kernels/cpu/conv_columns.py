@@ -16,7 +16,7 @@ import numpy as np
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.columns import BYTES, tasks, upright_shapes
 from minnl.kernels.cpu.gather import in_runs, padded, strided
-from minnl.kernels.cpu.gemm import added, compute, panels, pieces, pieces_by_panels
+from minnl.kernels.cpu.gemm import added, compute, factor, pieces
 from minnl.kernels.cpu.plans import plans
 
 WEIGHT_ELEMENTS = 640 * 1024  # of a weight that this is for: a larger one leaves the cache from block to block; and
@@ -30,18 +30,17 @@ def correlate(x, weight, y, stride, pads, dilation):
     """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
     x, weight, y, stride, pads, dilation = upright(x, weight, y, stride, pads, dilation)
     w = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # heights outermost, as in a row of columns
-    apart, products = panels(w, math.prod(y.shape[:4])), {}
-    w = w if apart is None else apart
+    how, products = factor(w, math.prod(y.shape[:4])), {}
 
     def one(blocks):
         for where, first, block in blocks:
             plan, out = plans.of(Columns, block, y.shape[4]), y[where]
             plan.gather(x[where[0]], first)
             if block.in_place:
-                compute(plan.products(w, out.reshape(*block.outputs, -1)))
+                compute(plan.products(*how, out.reshape(*block.outputs, -1)))
                 continue
             if plan not in products:
-                products[plan] = plan.products(w, plan.outs)
+                products[plan] = plan.products(*how, plan.outs)
             compute(products[plan])
             _by_height(out)[...] = plan.by_height
 
@@ -92,11 +91,10 @@ class Columns:
         strides = tuple(seen.strides[axis] * step for axis, step in zip(*self.block.steps, strict=True))
         self.to[...] = strided(seen, self.block.shape, strides, self.block.run)
 
-    def products(self, w, outs):
-        """outs (heights, rows, K) = columns times w, or w in panels, as products (a, b, out)."""
-        made = pieces if w.ndim == 2 else pieces_by_panels
+    def products(self, make, w, outs):
+        """outs (heights, rows, K) = columns times w, as products (a, b, out); `make` and w as gemm.factor has them."""
         return [
-            product for some, taps, matrix in self.matrices for product in made(matrix, w[..., taps, :], outs[some])
+            product for some, taps, matrix in self.matrices for product in make(matrix, w[..., taps, :], outs[some])
         ]
 
 

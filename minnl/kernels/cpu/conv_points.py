@@ -14,7 +14,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import NEAR, add_product, added, compute, panels, pieces, pieces_by_panels
+from minnl.kernels.cpu.gemm import NEAR, add_product, added, compute, factor
 
 ROWS = 784  # positions of a task, or half of them: each packs the whole weight anew
 CHANNELS = 512  # channels of a task, or half of them: each packs all positions anew
@@ -34,17 +34,16 @@ def correlate(x, weight, y, stride, pads, dilation):
     parts = threads.tasks_for(2 * positions * c * k)
     if positions >= k:
         tasks = itertools.product(_shares(y, c, stride, min(parts, max(2, positions // ROWS))), [slice(0, k)])
+        whole = factor(weight, positions)
     else:
         tasks = itertools.product(_shares(y, c, stride, 1), threads.shares(k, min(parts, max(2, k // CHANNELS))))
-
-    shared = panels(weight, positions) if positions >= k else None
+        whole = None
 
     def one(task):
         share, some = task
-        apart = shared if positions >= k else panels(weight[:, some], positions)
+        products, w = whole or factor(weight[:, some], positions)
         for block in share:
-            rows, out = _rows(x, block, stride), y[block].reshape(-1, k)[:, some]
-            compute(pieces(rows, weight[:, some], out) if apart is None else pieces_by_panels(rows, apart, out))
+            compute(products(_rows(x, block, stride), w, y[block].reshape(-1, k)[:, some]))
 
     threads.run(one, tasks)
 

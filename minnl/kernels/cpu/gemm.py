@@ -73,6 +73,12 @@ def pieces(a, b, out):
     ]
 
 
+def factor(b, rows):
+    """(how, b): what makes the products of so many rows with b (D, N), `pieces` or `pieces_by_panels`, and b for it."""
+    apart = panels(b, rows)
+    return (pieces, b) if apart is None else (pieces_by_panels, apart)
+
+
 def panels(b, rows):
     """b (D, N) in panels for a product with so many rows, or None where that is no use.
 
