@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels import threads
-from minnl.kernels.cpu import columns, conv, conv_columns, conv_points, conv_taps, conv_winograd, gemm, winograd
+from minnl.kernels.cpu import columns, conv, conv_columns, conv_points, conv_taps, conv_winograd, gemm, panels, winograd
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -46,7 +46,10 @@ def cut(block, shared, wide):
 def small_panels():
     """Every second factor of more than 16 elements in panels, if its columns allow it, and in small pieces."""
     gemm._piece.cache_clear()
-    with mock.patch.multiple(gemm, NEAR=16, SIDE=4, ROWS=1, WORTH=1, SMALL=100, has_small=lambda: True):
+    with (
+        mock.patch.multiple(gemm, NEAR=16, SIDE=4, SMALL=100),
+        mock.patch.multiple(panels, ROWS=1, WORTH=1, STEP=2, has_small=lambda: True),
+    ):
         yield
     gemm._piece.cache_clear()
 
@@ -295,21 +298,39 @@ def test_products_by_panels(rows, depth, count, turned, batch):
     b = np.asfortranarray(b) if turned else b
     out = np.full((*a.shape[:-1], 8 * count), 7, np.float32)
     with small_panels():
-        apart = gemm.panels(b, rows * 4)
+        apart = panels.worth_panels(b, rows * 4)
         assert (apart is None) == (b.size <= 16)
         if apart is not None:
             assert apart.flags.c_contiguous and (apart[0].size <= 16 or apart.shape[2] == (1 if turned else 2))
-            gemm.compute(gemm.pieces_by_panels(a, apart, out[..., : 4 * count]))
+            panels.multiply(a, apart, out[..., : 4 * count])
             np.testing.assert_allclose(out[..., : 4 * count], a.astype(float) @ b.astype(float), atol=1e-4)
     assert (out[..., 4 * count :] == 7).all()
 
 
+@QUICK
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(1, 3), st.booleans(), st.booleans())
+def test_products_of_stacks_by_panels(rows, depth, columns, batch, turned, fresh):
+    """Each first factor has a second factor of its own, and it may be a transposed view."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(batch, depth, rows) if turned else (batch, rows, depth)).astype(np.float32)
+    a = a.swapaxes(1, 2) if turned else a
+    b = rng.normal(size=(batch, depth, 2 * columns)).astype(np.float32)
+    out = np.ones((batch, rows, 2 * columns), np.float32)
+    expected = a.astype(float) @ b + (0 if fresh else 1)
+    with small_panels():
+        for width in (2, 2 * columns):
+            apart, there = panels.in_panels(b, width), out.copy()
+            assert (width < 2 * columns) <= (not np.shares_memory(apart, b))
+            panels.add_product(a, apart, there, fresh)
+            np.testing.assert_allclose(there, expected, atol=1e-4)
+
+
 def test_what_is_worth_panels(monkeypatch):
-    monkeypatch.setattr(gemm, "has_small", lambda: True)
+    monkeypatch.setattr(panels, "has_small", lambda: True)
 
     def width(depth, columns, rows, turned=False):
         b = np.empty((columns, depth), np.float32).T if turned else np.empty((depth, columns), np.float32)
-        apart = gemm.panels(b, rows)
+        apart = panels.worth_panels(b, rows)
         return apart is not None and apart.shape[2]
 
     assert [width(depth, 512, 3136) for depth in (64, 160, 256, 512, 1024, 2048)] == [64, 64, 32, 32, 32, False]
@@ -319,8 +340,11 @@ def test_what_is_worth_panels(monkeypatch):
     assert not width(1024, 1024, 255) and width(1024, 1024, 256) and not width(1024, 1024, 1023, True), "few rows"
     assert not width(256, 64, 784), "little work"
     assert width(1024, 4096, 10**6) and not width(1024, 4096 + 64, 10**6), "a large copy"
-    monkeypatch.setattr(gemm, "has_small", lambda: False)
-    assert not width(256, 512, 3136)
+    assert [panels.width(256, columns) for columns in (512, 196, 784, 1568, 400, 36)] == [64, 196, 112, 32, 80, 36]
+    assert [panels.width(depth, 1024) for depth in (16, 1024, 1400, 10_000)] == [64, 64, 32, 1024]
+    assert [panels.width(256, columns, turned=True) for columns in (512, 784, 196)] == [32, 112, 196]
+    monkeypatch.setattr(panels, "has_small", lambda: False)
+    assert not width(256, 512, 3136) and panels.width(256, 512) == 512
 
 
 @pytest.mark.parametrize("few", [0, 10**6])

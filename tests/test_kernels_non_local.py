@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minnl import Tensor, use_kernels
 from minnl import functional as F
 from minnl.kernels import threads
-from minnl.kernels.cpu import non_local, non_local_concat, non_local_dot, non_local_sorted, positions
+from minnl.kernels.cpu import non_local, non_local_concat, non_local_dot, non_local_sorted, panels, positions
 from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
@@ -55,9 +55,11 @@ def way(request, monkeypatch):
 def in_blocks(block, run=2):
     """Blocks, and runs of positions, so small that all loops go round."""
     with (
-        mock.patch.multiple(non_local, BLOCK_ELEMENTS=block, FEWEST_QUERIES=2, MOST_KEYS=16, SHORTEST_RUN=run),
+        mock.patch.multiple(
+            non_local, BLOCK_ELEMENTS=block, FEWEST_QUERIES=2, MOST_KEYS=16, SHORTEST_RUN=run, ALIGNED=1
+        ),
         mock.patch.object(non_local_concat, "BLOCK_ELEMENTS", block),
-        mock.patch.multiple(positions, SHORTEST_RUN=run, LONG=1),
+        mock.patch.multiple(positions, SHORTEST_RUN=run, COSTS=(1, 1, 1)),
     ):
         yield
 
@@ -220,10 +222,21 @@ def test_cuts_cover_everything_once(shape, longest, multiple):
 
 
 @pytest.mark.parametrize("channels", [3, 128, 200])
-def test_turned(channels):
-    (keys,) = arrays((3, 21, channels))
-    keys = keys.astype(np.float32)
+@pytest.mark.parametrize("keys", [21, 48])
+@pytest.mark.parametrize("shared", [True, False])
+def test_copies_in_panels(channels, keys, shared, monkeypatch):
+    monkeypatch.setattr(panels, "has_small", lambda: True)
+    monkeypatch.setattr(positions, "SHARED", 1 if shared else positions.SHARED)
+    (x,) = arrays((3, keys, channels))
+    x = x.astype(np.float32)
     for batch in (1, 3):
-        whole = positions.turned(keys[:batch], 0.5, ones=True)
-        np.testing.assert_array_equal(whole[:, :-1], 0.5 * keys[:batch].swapaxes(1, 2))
+        with positions.Copies() as copies:
+            turned = copies.turned(x[:batch], 0.5, ones=True)
+            upright, view = (copies.upright(x[:batch], keys, rows) for rows in (1000, 10))
+        assert turned.shape == (batch, 1, channels + 1, keys), "48 keys are one panel of 48, or of 21"
+        whole = turned.swapaxes(1, 2).reshape(batch, channels + 1, keys)
+        np.testing.assert_array_equal(whole[:, :-1], 0.5 * x[:batch].swapaxes(1, 2))
         np.testing.assert_array_equal(whole[:, -1], np.float32(0.5))
+        assert upright.shape[1] == {3: 1, 128: 2, 200: 1}[channels] and np.shares_memory(view, x)
+        for copied in (upright, view):
+            np.testing.assert_array_equal(copied.swapaxes(1, 2).reshape(batch, keys, channels), x[:batch])

@@ -239,22 +239,22 @@ def test_any_input_size_keeps_its_size(shape):
 
 
 def test_no_array_of_all_pairs_is_made(monkeypatch):
-    """1,024 queries and 256 keys, too many to keep: 64 queries at a time, forward and backward."""
+    """1,024 queries and 256 keys, too many to keep: 128 queries at a time, forward and backward."""
     sizes, empty = [], fast.empty
 
     def watched(shape, dtype):
         sizes.append(math.prod(shape))
         return empty(shape, dtype)
 
-    monkeypatch.setattr(fast, "BLOCK_ELEMENTS", 64 * 256)
+    monkeypatch.setattr(fast, "BLOCK_ELEMENTS", 128 * 256)
     monkeypatch.setattr(fast, "empty", watched)
     monkeypatch.setattr(textbook.NonLocalSoftmax, "few_keys", lambda op: False)
     leaf = Tensor(clip(1, 4, 16, 16, 4, dtype=np.float32), requires_grad=True)
     minnl.manual_seed(0)
     with minnl.use_kernels("fast"):
         nn.NonLocalBlock(4)(leaf).sum().backward()
-    assert max(sizes) == 64 * 256
-    assert sizes.count(64 * 256) == 16 + 2 * 16
+    assert max(sizes) == 128 * 256
+    assert sizes.count(128 * 256) == 8 + 2 * 8
 
 
 @pytest.mark.parametrize(

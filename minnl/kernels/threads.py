@@ -135,10 +135,11 @@ def run(task, items):
             task = items = results = None  # or a late helper, which still has `work`, would keep their arrays
 
 
-def shares(n, most=8):
-    """Slices that cut range(n) into at most `most` nearly equal parts."""
-    parts = max(1, min(n, most))
-    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+def shares(n, most=8, multiple=1):
+    """Slices that cut range(n) into at most `most` nearly equal parts, between multiples of a number."""
+    parts = max(1, min(n // multiple, most))
+    ends = [n * i // parts // multiple * multiple for i in range(parts)] + [n]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def tasks_for(flops):

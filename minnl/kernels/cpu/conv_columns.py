@@ -16,7 +16,8 @@ import numpy as np
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.columns import BYTES, tasks, upright_shapes
 from minnl.kernels.cpu.gather import in_runs, padded, strided
-from minnl.kernels.cpu.gemm import added, compute, factor, pieces
+from minnl.kernels.cpu.gemm import added, compute, pieces
+from minnl.kernels.cpu.panels import factor
 from minnl.kernels.cpu.plans import plans
 
 WEIGHT_ELEMENTS = 640 * 1024  # of a weight that this is for: a larger one leaves the cache from block to block; and
@@ -92,7 +93,7 @@ class Columns:
         self.to[...] = strided(seen, self.block.shape, strides, self.block.run)
 
     def products(self, make, w, outs):
-        """outs (heights, rows, K) = columns times w, as products (a, b, out); `make` and w as gemm.factor has them."""
+        """outs (heights, rows, K) = columns times w, as products (a, b, out); `make` and w from panels.factor."""
         return [
             product for some, taps, matrix in self.matrices for product in make(matrix, w[..., taps, :], outs[some])
         ]

@@ -14,7 +14,8 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gather import in_runs
-from minnl.kernels.cpu.gemm import NEAR, add_product, added, compute, factor
+from minnl.kernels.cpu.gemm import NEAR, add_product, added, compute
+from minnl.kernels.cpu.panels import factor
 
 ROWS = 784  # positions of a task, or half of them: each packs the whole weight anew
 CHANNELS = 512  # channels of a task, or half of them: each packs all positions anew

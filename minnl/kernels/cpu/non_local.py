@@ -7,19 +7,21 @@ products like, spares passes over the logits, and where keys are few, keeps thei
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
 
 from minnl.kernels import threads
-from minnl.kernels.cpu.gemm import add_product, multiply
+from minnl.kernels.cpu import panels
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.positions import SHORTEST_RUN, Gradients, division, even, fold, turned
+from minnl.kernels.cpu.positions import SHORTEST_RUN, Copies, Gradients, division, even, fold
 from minnl.kernels.memory import empty
 
 BLOCK_ELEMENTS = 512 * 1024  # logits at once: 2 MB, in backward twice
 FEWEST_QUERIES = 64  # of a block, however many keys there are: products with fewer rows are slow
-MOST_KEYS = 1024  # of a block in backward
+MOST_KEYS = 1024  # of a product
+ALIGNED = panels.WIDTHS[0]  # positions are cut at multiples of it, for panels of equal width
 SAFE = 40 * math.log(2)  # a row of exponentials that sum up to between 2^-40 and 2^40 needs no shift
 
 
@@ -31,58 +33,103 @@ class StreamedSoftmax(Float32Kernel):
         op.log_sum = empty((batch, length, 1), g.dtype)
         kept = any(op.needs) and op.few_keys()
         op.exponentials = empty((batch, length, keys), g.dtype) if kept else None
-        most = max(FEWEST_QUERIES, BLOCK_ELEMENTS // keys)
-        _, log_base = base()
-        phi = turned(op.phi, op.scale / log_base)
+        log_base = base()[1]
+        columns = cut(slice(0, keys))
+        with Copies() as copies:
+            turned_phi = [copies.turned(op.phi[:, j], op.scale / log_base) for j in columns]
+            g = copies.upright(op.g, columns[0].stop, rows=length)
 
         def run(elements, queries):
             shifted = False
-            for b in threads.cuts(elements, most // max(1, queries.stop - queries.start)):
-                for i in threads.cuts(queries, most, multiple=16):
-                    shape = (*op.theta[b, i].shape[:2], keys)
-                    e = empty(shape, g.dtype) if op.exponentials is None else op.exponentials[b, i]
-                    total, top = exponentiate(op.theta[b, i], phi[b], e, shifted)
-                    shifted = top is not None
-                    y = multiply(e, op.g[b], op.y[b, i])
-                    y /= total
-                    np.log(total, out=op.log_sum[b, i])
-                    if shifted and op.exponentials is None:
-                        op.log_sum[b, i] += top * log_base
+            for b, i in blocks(elements, queries, keys):
+                theta, y = op.theta[b, i], op.y[b, i]
+                e = op.exponentials[b, i] if kept else empty((*y.shape[:2], keys), y.dtype)
+                logits = [(theta, phi[b], e[..., j]) for phi, j in zip(turned_phi, columns, strict=True)]
+                total, top = exponentiate(logits, e, shifted)
+                shifted = top is not None
+                for j in columns:
+                    panels.add_product(e[..., j], g[b, :, j], y, fresh=j.start == 0)
+                y /= total
+                np.log(total, out=op.log_sum[b, i])
+                if shifted and not kept:
+                    op.log_sum[b, i] += top * log_base
 
         elements, runs = division(op)
-        threads.run(lambda task: run(*task), [(b, i) for b in elements for i in threads.shares(length, runs)])
+        tasks = itertools.product(elements, threads.shares(length, runs, multiple=ALIGNED))
+        threads.run(lambda task: run(*task), tasks)
         return op.unfold(op.y, theta.shape)
 
     @staticmethod
     def backward(op, gy):
         gradients = Gradients(op, gy)
         gy, gtheta, gphi, gg = gradients.lists
-        phi = turned(op.phi, op.scale / base()[1]) if op.exponentials is None else None
-        g = turned(op.g, op.scale, ones=True)
+        (elements, runs), keys = division(op), op.phi.shape[1]
+        runs = even(min(runs, keys // SHORTEST_RUN))
+        queries = threads.shares(gy.shape[1], runs, multiple=ALIGNED)
+        columns = [cut(run) for run in threads.shares(keys, runs, multiple=ALIGNED)]
+        longest = max(j.stop - j.start for run in columns for j in run)
+        with Copies() as copies:
+            recalled = Exponentials(op, columns, copies)
+            turned_g = {j.start: copies.turned(op.g[:, j], op.scale, ones=True) for run in columns for j in run}
+            received = augmented(gy, recalled.inverse, op.y, copies)
+            phi = copies.upright(op.phi, longest, rows=gy.shape[1])
+            theta = copies.upright(op.theta, most_queries(longest), rows=keys, turned=True)
+        with Copies() as copies:
+            gy = copies.upright(received[..., :-1], most_queries(longest), rows=keys, turned=True)
 
-        def run(elements, queries, keys, first):
-            columns = threads.cuts(keys, MOST_KEYS, multiple=16)
-            longest = max(j.stop - j.start for j in columns)
-            most = max(FEWEST_QUERIES, BLOCK_ELEMENTS // longest)
-            for b in threads.cuts(elements, most // max(1, queries.stop - queries.start)):
-                for j in columns:
-                    for i in threads.cuts(queries, most, multiple=16):
-                        e, inverse = recalled(op, phi, b, i, j)
-                        received = augmented(gy[b, i], inverse, op.y[b, i])
-                        gs = multiply(received, g[b, :, j], empty(e.shape, e.dtype))
-                        gs *= e
-                        fresh = first and i.start == queries.start
-                        add_product(e.swapaxes(1, 2), received[..., :-1], gg[b, j], fresh)
-                        add_product(gs.swapaxes(1, 2), op.theta[b, i], gphi[b, j], fresh)
-                        add_product(gs, op.phi[b, j], gtheta[b, i], first and j.start == keys.start)
+        def run(elements, queries, columns, first):
+            for (b, i), j in itertools.product(blocks(elements, queries, longest), columns):
+                e = recalled(b, i, j)
+                gs = panels.multiply(received[b, i], turned_g[j.start][b], empty(e.shape, e.dtype))
+                gs *= e
+                fresh = first and i.start == queries.start
+                panels.add_product(e.swapaxes(1, 2), gy[b, :, i], gg[b, j], fresh)
+                panels.add_product(gs.swapaxes(1, 2), theta[b, :, i], gphi[b, j], fresh)
+                panels.add_product(gs, phi[b, :, j], gtheta[b, i], first and j is columns[0])
 
-        elements, runs = division(op)
-        runs = even(min(runs, op.phi.shape[1] // SHORTEST_RUN))
-        i, j = (threads.shares(a.shape[1], runs) for a in (op.theta, op.phi))
         for turn in range(runs):  # in each, every run of queries meets one run of keys, and no two meet the same
-            tasks = [(b, i[(k + turn) % runs], j[k], turn == 0) for b in elements for k in range(runs)]
+            tasks = [(b, queries[(k + turn) % runs], columns[k], turn == 0) for b in elements for k in range(runs)]
             threads.run(lambda task: run(*task), tasks)
         return gradients.unfolded()
+
+
+class Exponentials:
+    """Those of forward: kept, or made again. The weights are p_ij = e_ij inverse_i."""
+
+    def __init__(self, op, columns, copies):
+        self.op = op
+        self.kept = op.exponentials is not None
+        self.shifted = not (self.kept or abs(op.log_sum).max(initial=0) <= SAFE)
+        self.inverse = np.ones_like(op.log_sum) if self.shifted else np.exp(-op.log_sum)
+        blocks = [] if self.kept else itertools.chain.from_iterable(columns)
+        self.phi = {j.start: copies.turned(op.phi[:, j], op.scale / base()[1]) for j in blocks}
+
+    def __call__(self, b, i, j):
+        if self.kept:
+            return self.op.exponentials[b, i, j]
+        (power, log_base), theta = base(), self.op.theta[b, i]
+        e = empty((*theta.shape[:2], j.stop - j.start), theta.dtype)
+        panels.multiply(theta, self.phi[j.start][b], e)
+        if self.shifted:
+            e -= self.op.log_sum[b, i] / log_base
+        return power(e, out=e)
+
+
+def cut(keys):
+    """A run of keys in blocks, each for one product."""
+    return threads.cuts(keys, MOST_KEYS, multiple=ALIGNED)
+
+
+def blocks(elements, queries, keys):
+    """(batch slice, query slice) for each block of logits of a task."""
+    most = most_queries(keys)
+    runs = threads.cuts(queries, most, multiple=16)
+    return [(b, i) for b in threads.cuts(elements, most // max(1, queries.stop - queries.start)) for i in runs]
+
+
+def most_queries(keys):
+    """How many queries a block has with so many keys."""
+    return max(FEWEST_QUERIES, BLOCK_ELEMENTS // keys)
 
 
 @functools.cache
@@ -93,40 +140,36 @@ def base():
     return (np.exp2, math.log(2)) if vectors else (np.exp, 1.0)
 
 
-def exponentiate(theta, phi, e, shifted):
-    """Powers of theta @ phi into e. Returns the sum of each row, and its largest logit if that was taken off."""
+def exponentiate(logits, e, shifted):
+    """Powers of the logits into e. Returns the sum of each row, and its largest logit if that was taken off.
+
+    logits are products (theta, phi in panels, out), for some keys each; their outs make up e.
+    """
     power, _ = base()
     ones = np.ones((e.shape[-1], 1), e.dtype)
-    multiply(theta, phi, e)
+    for product in logits:
+        panels.multiply(*product)
     if not shifted:
         with np.errstate(over="ignore", divide="ignore"):
             total = power(e, out=e) @ ones
             safe = abs(np.log(total)).max() <= SAFE  # not if one is 0, infinite or NaN
         if safe:
             return total, None
-        multiply(theta, phi, e)
+        for product in logits:
+            panels.multiply(*product)
     top = e.max(axis=-1, keepdims=True)
     e -= top
     return power(e, out=e) @ ones, top
 
 
-def recalled(op, phi, b, i, j):
-    """e and r of a block such that its weights are p_ij = e_ij r_i."""
-    log_sum = op.log_sum[b, i]
-    if op.exponentials is not None:
-        return op.exponentials[b, i, j], np.exp(-log_sum)
-    power, log_base = base()
-    e = multiply(op.theta[b, i], phi[b, :, j], empty((*log_sum.shape[:2], j.stop - j.start), log_sum.dtype))
-    if abs(log_sum).max() <= SAFE:
-        return power(e, out=e), np.exp(-log_sum)
-    e -= log_sum / log_base
-    return power(e, out=e), np.ones_like(log_sum)
+def augmented(gy, r, y, copies):
+    """[r gy, -r gy^T y], a row for each query: its product with [g, 1] is r gy^T (g - y). Made with the copies."""
+    batch, length, depth = gy.shape
+    out = empty((batch, length, depth + 16), gy.dtype)[..., : depth + 1]
 
+    def rows(part):
+        np.multiply(gy[part], r[part], out=out[part][..., :depth])
+        out[part][..., depth] = -np.vecdot(out[part][..., :depth], y[part])
 
-def augmented(gy, r, y):
-    """[r gy, -r gy^T y], a row for each query: its product with [g, 1] is r gy^T (g - y)."""
-    depth = gy.shape[-1]
-    out = empty((*gy.shape[:2], depth + 16), gy.dtype)[..., : depth + 1]
-    np.multiply(gy, r, out=out[..., :depth])
-    out[..., depth] = -np.vecdot(out[..., :depth], y)
+    copies.later(rows, out)
     return out

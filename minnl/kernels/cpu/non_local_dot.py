@@ -6,9 +6,10 @@ are fewer keys than about half the channels.
 
 from __future__ import annotations
 
+from minnl.kernels.cpu import panels
 from minnl.kernels.cpu.gemm import multiply
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.positions import Gradients, fold, summed, turned
+from minnl.kernels.cpu.positions import Copies, Gradients, fold, summed
 from minnl.kernels.memory import empty
 
 
@@ -23,32 +24,41 @@ class DotOfSums(Float32Kernel):
             multiply(op.phi[e, j].swapaxes(1, 2), op.g[e, j], m)
 
         def of_queries(e, i):
-            multiply(op.theta[e, i], op.m[e], y[e, i])
+            panels.multiply(op.theta[e, i], m[e], y[e, i])
 
-        (op.m,) = summed(op, op.phi, of_keys, (theta.shape[-1], g.shape[-1]))
+        (op.m,) = summed(op, op.phi, of_keys, (theta.shape[-1], g.shape[-1]), cost=cost(op))
         op.m /= op.phi.shape[1]
-        summed(op, op.theta, of_queries)
+        with Copies() as copies:
+            m = copies.upright(op.m, op.m.shape[1], rows=y.shape[1])
+        summed(op, op.theta, of_queries, cost=cost(op))
         return op.unfold(y, theta.shape)
 
     @staticmethod
     def backward(op, gy):
         gradients = Gradients(op, gy)
         gy, gtheta, gphi, gg = gradients.lists
-        turned_m = turned(op.m, 1)
+        with Copies() as copies:
+            turned_m = copies.turned(op.m, 1)
 
         def of_queries(e, i, gm):
-            multiply(gy[e, i], turned_m[e], gtheta[e, i])
+            panels.multiply(gy[e, i], turned_m[e], gtheta[e, i])
             multiply(op.theta[e, i].swapaxes(1, 2), gy[e, i], gm)
 
         def of_keys(e, j):
-            multiply(op.g[e, j], turned_gm[e], gphi[e, j])
-            multiply(op.phi[e, j], gm[e], gg[e, j])
+            panels.multiply(op.g[e, j], turned_gm[e], gphi[e, j])
+            panels.multiply(op.phi[e, j], upright_gm[e], gg[e, j])
 
-        (gm,) = summed(op, op.theta, of_queries, op.m.shape[1:])
+        (gm,) = summed(op, op.theta, of_queries, op.m.shape[1:], cost=cost(op))
         gm /= op.phi.shape[1]
-        turned_gm = turned(gm, 1)
-        summed(op, op.phi, of_keys)
+        with Copies() as copies:
+            turned_gm, upright_gm = copies.turned(gm, 1), copies.upright(gm, gm.shape[1], rows=gphi.shape[1])
+        summed(op, op.phi, of_keys, cost=cost(op))
         return gradients.unfolded()
+
+
+def cost(op):
+    """Multiply-adds of the textbook's order."""
+    return (op.theta.size + op.phi.size) * op.g.shape[-1]
 
 
 class DotOfPairs(Float32Kernel):
@@ -63,11 +73,12 @@ class DotOfPairs(Float32Kernel):
     def forward(op, theta, phi, g):
         y, keys = fold(op, theta, phi, g), op.phi.shape[1]
         op.m = empty((*op.theta.shape[:2], keys), g.dtype)
-        turned_phi = turned(op.phi, 1 / keys)
+        with Copies() as copies:
+            turned_phi, g = copies.turned(op.phi, 1 / keys), copies.upright(op.g, keys, rows=y.shape[1])
 
         def run(e, i):
-            multiply(op.theta[e, i], turned_phi[e], op.m[e, i])
-            multiply(op.m[e, i], op.g[e], y[e, i])
+            panels.multiply(op.theta[e, i], turned_phi[e], op.m[e, i])
+            panels.multiply(op.m[e, i], g[e], y[e, i])
 
         summed(op, op.theta, run)
         return op.unfold(y, theta.shape)
@@ -76,11 +87,13 @@ class DotOfPairs(Float32Kernel):
     def backward(op, gy):
         gradients = Gradients(op, gy)
         gy, gtheta, gphi, gg = gradients.lists
-        turned_g = turned(op.g, 1 / op.phi.shape[1])
+        keys = op.phi.shape[1]
+        with Copies() as copies:
+            turned_g, phi = copies.turned(op.g, 1 / keys), copies.upright(op.phi, keys, rows=gy.shape[1])
 
         def run(e, i, gphi, gg):
-            gf = multiply(gy[e, i], turned_g[e], empty(op.m[e, i].shape, gy.dtype))
-            multiply(gf, op.phi[e], gtheta[e, i])
+            gf = panels.multiply(gy[e, i], turned_g[e], empty(op.m[e, i].shape, gy.dtype))
+            panels.multiply(gf, phi[e], gtheta[e, i])
             multiply(gf.swapaxes(1, 2), op.theta[e, i], gphi)
             multiply(op.m[e, i].swapaxes(1, 2), gy[e, i], gg)
 

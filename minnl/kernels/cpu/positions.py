@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import numpy as np
 
 from minnl.kernels import threads
+from minnl.kernels.cpu import panels
 from minnl.kernels.memory import empty
 
 SHORTEST_RUN = 256  # positions that are worth a task of their own
-LONG = 2**27  # multiply-adds of an operation that is worth eight tasks; a shorter one gets four
+PARTS = 4  # tasks of a copy, if it has
+SHARED = 256 * 1024  # elements: to hand over less takes longer than to copy it
+COSTS = 2**22, 2**25, 2**27  # multiply-adds that are worth two, four and eight tasks
 
 
 def fold(op, theta, phi, g):
@@ -33,10 +39,14 @@ class Gradients:
         return self.whole
 
 
-def division(op):
-    """How the work is shared out: runs of batch elements, and into how many runs each one's positions are cut."""
+def division(op, cost=None):
+    """How the work is shared out: runs of batch elements, and into how many runs each one's positions are cut.
+
+    cost, in multiply-adds: that of all pairs unless it is given.
+    """
     (batch, length, inner), (_, keys, depth) = op.theta.shape, op.g.shape
-    most = 8 if batch * length * keys * (inner + depth) >= LONG else 4
+    cost = batch * length * keys * (inner + depth) if cost is None else cost
+    most = 2 ** sum(cost >= least for least in COSTS)
     if batch >= most:
         return threads.shares(batch, most), 1
     return threads.shares(batch, batch), even(min(-(-most // max(1, batch)), length // SHORTEST_RUN))
@@ -47,12 +57,12 @@ def even(runs):
     return max(1, runs - runs % 2)
 
 
-def summed(op, x, task, *shapes):
+def summed(op, x, task, *shapes, cost=None):
     """``task(elements, positions, *parts)`` for all positions of x; returns the sums of the parts.
 
     A part has one of the shapes, behind the batch, and belongs to one task. They are added up in order.
     """
-    elements, runs = division(op)
+    elements, runs = division(op, cost)
     pieces = list(enumerate(threads.shares(x.shape[1], runs)))
     parts = [empty((len(pieces), len(x), *shape), x.dtype) for shape in shapes]
     calls = [(e, i, *(part[k, e] for part in parts)) for e in elements for k, i in pieces]
@@ -60,24 +70,64 @@ def summed(op, x, task, *shapes):
     return [part[0] if len(pieces) == 1 else part.sum(axis=0) for part in parts]
 
 
-def turned(keys, factor, ones=False):
-    """factor * keys, transposed: (B, P, C) -> (B, C, P); with `ones` factor * [keys, 1].
+class Copies:
+    """Second factors of products, in panels: ``with Copies() as copies``.
 
-    Many channels go by way of a copy with longer rows: of rows that lie powers of 2 apart a column falls into very few
-    places of the cache, and would be fetched anew for each of its neighbours.
+    Each method returns memory, which is filled at the end of the block, all of it at once on all threads.
     """
-    batch, rows, channels = keys.shape
-    out = empty((batch, channels + ones, rows), keys.dtype)
 
-    def run(task):
-        part, turned = keys[task], out[task[0], :, task[1]]
-        if channels >= 128:
-            apart = empty((*part.shape[:2], channels + 16), keys.dtype)[..., :channels]
-            np.copyto(apart, part)
-            part = apart
-        np.multiply(part.swapaxes(1, 2), factor, out=turned[:, :channels])
-        turned[:, channels:] = factor
+    def __init__(self):
+        self.tasks, self.elements = [], 0
 
-    runs = 1 if batch >= 4 else even(rows // SHORTEST_RUN)
-    threads.run(run, [(b, j) for b in threads.shares(batch, 4) for j in threads.shares(rows, runs)])
-    return out
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_):
+        if error is None:
+            calls = [functools.partial(*task) for task in self.tasks]
+            run = threads.run if self.elements >= SHARED else map  # little is sooner done than shared out
+            list(run(lambda call: call(), calls))
+
+    def turned(self, keys, factor, ones=False):
+        """factor * keys, transposed: (B, P, C) -> (B, P / width, C, width); with `ones` factor * [keys, 1].
+
+        Many channels go by way of a copy with longer rows: of rows that lie powers of 2 apart a column falls into very
+        few places of the cache, and would be fetched anew for each of its neighbours.
+        """
+        batch, positions, channels = keys.shape
+        width = panels.width(channels + ones, positions)
+        out = empty((batch, positions // width, channels + ones, width), keys.dtype)
+        keys = keys.reshape(*out.shape[:2], width, channels)
+
+        def turn(part):
+            some, to = keys[part], out[part]
+            if channels >= 128:
+                apart = empty((*some.shape[:3], channels + 16), keys.dtype)[..., :channels]
+                np.copyto(apart, some)
+                some = apart
+            np.multiply(some.swapaxes(2, 3), factor, out=to[:, :, :channels])
+            to[:, :, channels:] = factor
+
+        self.later(turn, out)
+        return out
+
+    def upright(self, x, longest, rows, turned=False):
+        """x for sums over up to so many of its positions: (B, P, C) -> (B, C / width, P, width).
+
+        A view, of one panel, if too few rows are to be multiplied with it. `turned`: these are a transposed view.
+        """
+        batch, positions, channels = x.shape
+        width = panels.width(longest, channels, turned) if rows >= panels.ROWS else channels
+        x = x.reshape(batch, positions, channels // width, width).swapaxes(1, 2)
+        if width == channels:
+            return x
+        out = empty(x.shape, x.dtype)
+        self.later(lambda part: np.copyto(out[part], x[part]), out)
+        return out
+
+    def later(self, task, out):
+        """At the end, ``task(part)`` for pairs of slices that cut the first two axes of `out`."""
+        parts = PARTS if out.size >= SHARED else 1
+        elements, rows = threads.shares(len(out), parts), threads.shares(out.shape[1], -(-parts // max(1, len(out))))
+        self.tasks += [(task, part) for part in itertools.product(elements, rows)]
+        self.elements += out.size
