@@ -47,8 +47,8 @@ def small_panels():
     """Every second factor of more than 16 elements in panels, if its columns allow it, and in small pieces."""
     gemm._piece.cache_clear()
     with (
-        mock.patch.multiple(gemm, NEAR=16, SIDE=4, SMALL=100),
-        mock.patch.multiple(panels, ROWS=1, WORTH=1, STEP=2, has_small=lambda: True),
+        mock.patch.multiple(gemm, NEAR=16, SMALL=100),
+        mock.patch.multiple(panels, WIDTHS=(4, 2, 1), ROWS=1, WORTH=1, STEP=2, has_small=lambda: True),
     ):
         yield
     gemm._piece.cache_clear()
@@ -298,10 +298,10 @@ def test_products_by_panels(rows, depth, count, turned, batch):
     b = np.asfortranarray(b) if turned else b
     out = np.full((*a.shape[:-1], 8 * count), 7, np.float32)
     with small_panels():
-        apart = panels.worth_panels(b, rows * 4)
-        assert (apart is None) == (b.size <= 16)
+        apart, wide = panels.worth_panels(b, rows * 4), panels.width(depth, 4 * count)
+        assert (apart is None) == (b.size <= 16 or wide == 4 * count)
         if apart is not None:
-            assert apart.flags.c_contiguous and (apart[0].size <= 16 or apart.shape[2] == (1 if turned else 2))
+            assert apart.flags.c_contiguous and apart.shape == (4 * count // wide, depth, wide)
             panels.multiply(a, apart, out[..., : 4 * count])
             np.testing.assert_allclose(out[..., : 4 * count], a.astype(float) @ b.astype(float), atol=1e-4)
     assert (out[..., 4 * count :] == 7).all()
@@ -333,16 +333,16 @@ def test_what_is_worth_panels(monkeypatch):
         apart = panels.worth_panels(b, rows)
         return apart is not None and apart.shape[2]
 
-    assert [width(depth, 512, 3136) for depth in (64, 160, 256, 512, 1024, 2048)] == [64, 64, 32, 32, 32, False]
-    assert [width(depth, 512, 3136, True) for depth in (64, 160, 256, 512, 1024, 2048)] == [64, 64, 32, 16, 16, False]
+    assert [width(depth, 512, 3136) for depth in (64, 160, 256, 512, 1024, 2048)] == [64, 64, 32, 64, 64, False]
+    assert [panels.width(256, columns) for columns in (512, 1568, 784, 400, 196, 36)] == [32, 32, 112, 80, 196, 36]
+    assert [panels.width(784, columns) for columns in (512, 1568, 784, 400, 196, 36)] == [64, 32, 16, 80, 196, 36]
+    assert [panels.width(depth, 1024) for depth in (16, 1400, 10_000)] == [64, 32, 1024], "long sums"
+    assert panels.width(784, 512, turned=True) == 32
     assert not width(64, 64, 10**6), "in the cache as it is"
     assert not width(256, 100, 10**6), "columns that make no equal panels"
     assert not width(1024, 1024, 255) and width(1024, 1024, 256) and not width(1024, 1024, 1023, True), "few rows"
     assert not width(256, 64, 784), "little work"
     assert width(1024, 4096, 10**6) and not width(1024, 4096 + 64, 10**6), "a large copy"
-    assert [panels.width(256, columns) for columns in (512, 196, 784, 1568, 400, 36)] == [64, 196, 112, 32, 80, 36]
-    assert [panels.width(depth, 1024) for depth in (16, 1024, 1400, 10_000)] == [64, 64, 32, 1024]
-    assert [panels.width(256, columns, turned=True) for columns in (512, 784, 196)] == [32, 112, 196]
     monkeypatch.setattr(panels, "has_small", lambda: False)
     assert not width(256, 512, 3136) and panels.width(256, 512) == 512
 

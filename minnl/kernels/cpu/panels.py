@@ -11,7 +11,8 @@ import functools
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu import gemm
 
-WIDTHS = (64, 32, 112, 96, 128, 80, 48, 16)  # of panels, the best first
+WIDTHS = (64, 32, 112, 96, 128, 80, 48, 16)  # of panels, the best first;
+GOOD = 2  # of them, of which the first that stays in the first cache is better still
 DEEPEST = 1600  # with longer sums the general routine is better
 ROWS = 256  # that are worth a copy in panels; of a transposed factor four times as many. And
 WORTH = 32_000_000  # multiply-adds are; not if the copy had more than
@@ -34,12 +35,10 @@ def factor(b, rows):
 
 def worth_panels(b, rows):
     """b (D, N) in panels for a product with so many rows from memory, or None where that is no use."""
-    depth, columns = b.shape
-    turned = b.strides[0] < b.strides[1]
+    (depth, columns), turned = b.shape, b.strides[0] < b.strides[1]
     few = rows < (4 * ROWS if turned else ROWS) or rows * depth * columns < WORTH
-    narrow = gemm.SIDE // (4 if turned else 2)
-    wide = next((w for w in (gemm.SIDE, gemm.SIDE // 2) if depth * w <= gemm.NEAR), narrow)
-    if few or not gemm.NEAR < depth * columns <= MOST or depth > DEEPEST or columns % wide or not has_small():
+    wide = width(depth, columns)
+    if few or not gemm.NEAR < depth * columns <= MOST or depth > DEEPEST or wide == columns:
         return None
     return in_panels(b, wide)
 
@@ -55,12 +54,15 @@ def in_panels(b, width):
 
 
 def width(depth, columns, turned=False):
-    """How wide panels of a second factor are that many rows meet, from the cache; all columns where that is best.
+    """How wide panels of a second factor are that many rows meet; all columns where that is best.
 
     `turned`: the first factor is a transposed view.
     """
-    fit = (w for w in (WIDTHS[1:] if turned else WIDTHS) if columns % w == 0 and depth * w * STEP <= gemm.SMALL)
-    return next(fit, columns) if has_small() else columns
+    if not has_small():
+        return columns
+    fit = [w for w in WIDTHS[turned:] if columns % w == 0 and depth * w * STEP <= gemm.SMALL]
+    near = [w for w in fit if w in WIDTHS[:GOOD] and depth * w <= gemm.NEAR]
+    return (near or fit or [columns])[0]
 
 
 def by_panels(a, b, out):
