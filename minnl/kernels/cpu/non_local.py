@@ -37,7 +37,7 @@ class StreamedSoftmax(Float32Kernel):
         columns = cut(slice(0, keys))
         with Copies() as copies:
             turned_phi = [copies.turned(op.phi[:, j], op.scale / log_base) for j in columns]
-            g = copies.upright(op.g, columns[0].stop, rows=length)
+            upright_g = copies.upright(op.g, columns[0].stop, rows=length)
 
         def run(elements, queries):
             shifted = False
@@ -48,7 +48,7 @@ class StreamedSoftmax(Float32Kernel):
                 total, top = exponentiate(logits, e, shifted)
                 shifted = top is not None
                 for j in columns:
-                    panels.add_product(e[..., j], g[b, :, j], y, fresh=j.start == 0)
+                    panels.add_product(e[..., j], upright_g[b, :, j], y, fresh=j.start == 0)
                 y /= total
                 np.log(total, out=op.log_sum[b, i])
                 if shifted and not kept:
@@ -72,10 +72,10 @@ class StreamedSoftmax(Float32Kernel):
             recalled = Exponentials(op, columns, copies)
             turned_g = {j.start: copies.turned(op.g[:, j], op.scale, ones=True) for run in columns for j in run}
             received = augmented(gy, recalled.inverse, op.y, copies)
-            phi = copies.upright(op.phi, longest, rows=gy.shape[1])
-            theta = copies.upright(op.theta, most_queries(longest), rows=keys, turned=True)
+            upright_phi = copies.upright(op.phi, longest, rows=gy.shape[1])
+            upright_theta = copies.upright(op.theta, most_queries(longest), rows=keys, turned=True)
         with Copies() as copies:
-            gy = copies.upright(received[..., :-1], most_queries(longest), rows=keys, turned=True)
+            upright_received = copies.upright(received[..., :-1], most_queries(longest), rows=keys, turned=True)
 
         def run(elements, queries, columns, first):
             for (b, i), j in itertools.product(blocks(elements, queries, longest), columns):
@@ -83,9 +83,9 @@ class StreamedSoftmax(Float32Kernel):
                 gs = panels.multiply(received[b, i], turned_g[j.start][b], empty(e.shape, e.dtype))
                 gs *= e
                 fresh = first and i.start == queries.start
-                panels.add_product(e.swapaxes(1, 2), gy[b, :, i], gg[b, j], fresh)
-                panels.add_product(gs.swapaxes(1, 2), theta[b, :, i], gphi[b, j], fresh)
-                panels.add_product(gs, phi[b, :, j], gtheta[b, i], first and j is columns[0])
+                panels.add_product(e.swapaxes(1, 2), upright_received[b, :, i], gg[b, j], fresh)
+                panels.add_product(gs.swapaxes(1, 2), upright_theta[b, :, i], gphi[b, j], fresh)
+                panels.add_product(gs, upright_phi[b, :, j], gtheta[b, i], first and j is columns[0])
 
         for turn in range(runs):  # in each, every run of queries meets one run of keys, and no two meet the same
             tasks = [(b, queries[(k + turn) % runs], columns[k], turn == 0) for b in elements for k in range(runs)]
