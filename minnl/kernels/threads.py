@@ -138,7 +138,7 @@ def run(task, items):
 def shares(n, most=8, multiple=1):
     """Slices that cut range(n) into at most `most` nearly equal parts, between multiples of a number."""
     parts = max(1, min(n // multiple, most))
-    ends = [n * i // parts // multiple * multiple for i in range(parts)] + [n]
+    ends = [(n * i // parts + multiple // 2) // multiple * multiple for i in range(parts)] + [n]
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 

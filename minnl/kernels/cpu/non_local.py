@@ -171,5 +171,5 @@ def augmented(gy, r, y, copies):
         np.multiply(gy[part], r[part], out=out[part][..., :depth])
         out[part][..., depth] = -np.vecdot(out[part][..., :depth], y[part])
 
-    copies.later(rows, out)
+    copies.later(rows, out.shape)
     return out

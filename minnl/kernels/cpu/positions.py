@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import numpy as np
 
@@ -100,7 +101,7 @@ class Copies:
         keys = keys.reshape(*out.shape[:2], width, channels)
 
         def turn(part):
-            some, to = keys[part], out[part]
+            some, to = keys[part], out[(*part[:2], slice(None), part[2])]
             if channels >= 128:
                 apart = empty((*some.shape[:3], channels + 16), keys.dtype)[..., :channels]
                 np.copyto(apart, some)
@@ -108,7 +109,7 @@ class Copies:
             np.multiply(some.swapaxes(2, 3), factor, out=to[:, :, :channels])
             to[:, :, channels:] = factor
 
-        self.later(turn, out)
+        self.later(turn, keys.shape)
         return out
 
     def upright(self, x, longest, rows, turned=False):
@@ -122,12 +123,15 @@ class Copies:
         if width == channels:
             return x
         out = empty(x.shape, x.dtype)
-        self.later(lambda part: np.copyto(out[part], x[part]), out)
+        self.later(lambda part: np.copyto(out[part], x[part]), out.shape)
         return out
 
-    def later(self, task, out):
-        """At the end, ``task(part)`` for pairs of slices that cut the first two axes of `out`."""
-        parts = PARTS if out.size >= SHARED else 1
-        elements, rows = threads.shares(len(out), parts), threads.shares(out.shape[1], -(-parts // max(1, len(out))))
-        self.tasks += [(task, part) for part in itertools.product(elements, rows)]
-        self.elements += out.size
+    def later(self, task, shape):
+        """At the end, ``task(part)`` for parts of an array of that shape: slices of all axes but the last."""
+        size = math.prod(shape)
+        parts, cuts = PARTS if size >= SHARED else 1, []
+        for length in shape[:-1]:
+            cuts.append(threads.shares(length, parts))
+            parts = -(-parts // len(cuts[-1]))
+        self.tasks += [(task, part) for part in itertools.product(*cuts)]
+        self.elements += size
