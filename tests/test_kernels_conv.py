@@ -12,7 +12,7 @@ from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels import threads
 from minnl.kernels.cpu import columns, conv, conv_columns, conv_points, conv_taps, conv_winograd, gemm, panels, winograd
-from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
+from tests.fast import agree, arrays, as_before, outcome, same_bits, small_panels  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 METHODS = {
@@ -40,18 +40,6 @@ def cut(block, shared, wide):
         yield
     for of_shapes in planned:
         of_shapes.cache_clear()
-
-
-@contextlib.contextmanager
-def small_panels():
-    """Every second factor of more than 16 elements in panels, if its columns allow it, and in small pieces."""
-    gemm._piece.cache_clear()
-    with (
-        mock.patch.multiple(gemm, NEAR=16, SMALL=100),
-        mock.patch.multiple(panels, WIDTHS=(4, 2, 1), ROWS=1, WORTH=1, STEP=2, has_small=lambda: True),
-    ):
-        yield
-    gemm._piece.cache_clear()
 
 
 @st.composite

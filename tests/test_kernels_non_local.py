@@ -13,7 +13,7 @@ from minnl import functional as F
 from minnl.kernels import threads
 from minnl.kernels.cpu import non_local, non_local_concat, non_local_dot, non_local_sorted, panels, positions
 from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
-from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
+from tests.fast import agree, arrays, as_before, outcome, same_bits, small_panels  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 AXES = ["spacetime", "space", "time"]
@@ -53,8 +53,9 @@ def way(request, monkeypatch):
 
 @contextlib.contextmanager
 def in_blocks(block, run=2):
-    """Blocks, and runs of positions, so small that all loops go round."""
+    """Blocks, panels and runs of positions, so small that all loops go round."""
     with (
+        small_panels(),
         mock.patch.multiple(
             non_local, BLOCK_ELEMENTS=block, FEWEST_QUERIES=2, MOST_KEYS=16, SHORTEST_RUN=run, ALIGNED=1
         ),
@@ -222,9 +223,9 @@ def test_cuts_cover_everything_once(shape, longest, multiple):
 
 
 @pytest.mark.parametrize("channels", [3, 128, 200])
-@pytest.mark.parametrize("keys", [21, 48])
+@pytest.mark.parametrize("keys, width", [(21, 21), (48, 48), (96, 32)])
 @pytest.mark.parametrize("shared", [True, False])
-def test_copies_in_panels(channels, keys, shared, monkeypatch):
+def test_copies_in_panels(channels, keys, width, shared, monkeypatch):
     monkeypatch.setattr(panels, "has_small", lambda: True)
     monkeypatch.setattr(positions, "SHARED", 1 if shared else positions.SHARED)
     (x,) = arrays((3, keys, channels))
@@ -233,7 +234,7 @@ def test_copies_in_panels(channels, keys, shared, monkeypatch):
         with positions.Copies() as copies:
             turned = copies.turned(x[:batch], 0.5, ones=True)
             upright, view = (copies.upright(x[:batch], keys, rows) for rows in (1000, 10))
-        assert turned.shape == (batch, 1, channels + 1, keys), "48 keys are one panel of 48, or of 21"
+        assert turned.shape == (batch, keys // width, channels + 1, width)
         whole = turned.swapaxes(1, 2).reshape(batch, channels + 1, keys)
         np.testing.assert_array_equal(whole[:, :-1], 0.5 * x[:batch].swapaxes(1, 2))
         np.testing.assert_array_equal(whole[:, -1], np.float32(0.5))

@@ -137,8 +137,9 @@ def run(task, items):
 
 def shares(n, most=8, multiple=1):
     """Slices that cut range(n) into at most `most` nearly equal parts, between multiples of a number."""
-    parts = max(1, min(n // multiple, most))
-    ends = [(n * i // parts + multiple // 2) // multiple * multiple for i in range(parts)] + [n]
+    units = -(-n // multiple)
+    parts = max(1, min(units, most))
+    ends = [min(n, units * i // parts * multiple) for i in range(parts + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 

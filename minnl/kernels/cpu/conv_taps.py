@@ -21,6 +21,7 @@ SUM_PRODUCTS = 1024 * 1024  # a tiny matrix: so many multiply-adds are worth a c
 ROWS = 192  # positions that a task has at least; rather than fewer it gets fewer channels
 LARGE = 128 * 1024  # elements of one tap's matrix, from which on copying it costs more than it saves
 GOOD = 4 * 1024  # elements of one tap's matrix from which on its gradient is a good product by itself
+VECTOR = 16  # channels that a vector of the processor holds: they are cut at multiples of it
 SUM_ELEMENTS = 256 * 1024  # of a weight whose gradient each task sums up for itself, 1 MB
 
 
@@ -57,7 +58,8 @@ def correlate(x, weight, y, stride, pads, dilation):
     else:
         down = max(1, min(parts, positions // ROWS))
         longest = min(-(-positions // down), max(ROWS, BLOCK_ELEMENTS // max(c, k)))
-    every = list(itertools.product(_channels(k, -(-parts // down)), threads.blocks(y.shape[:4], longest)))
+    channels = threads.shares(k, -(-parts // down), multiple=VECTOR)
+    every = list(itertools.product(channels, threads.blocks(y.shape[:4], longest)))
     threads.run(one, [[(b, some) for some, b in every[share]] for share in threads.shares(len(every), parts)])
 
 
@@ -95,14 +97,10 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     # each has a part of one tap's matrix to itself; sums as long as may be, since there is much to add to
     every = threads.blocks(gy.shape[:4], 2 * SUM_ELEMENTS // min(c, k))
     parts = -(-min(parts, 4) // gw[..., 0, 0].size) if gw[..., 0, 0].size < 4 else 2
-    inside, out = (_channels(c, parts), whole[1:]) if c >= k else (whole[:1], _channels(k, parts))
+    some = threads.shares(max(c, k), parts, multiple=VECTOR)
+    inside, out = (some, whole[1:]) if c >= k else (whole[:1], some)
     tasks = itertools.product(np.ndindex(*gw.shape[:3]), inside, out)
     threads.run(lambda task: add_up(task[:1], *task[1:], every, gw[task[0]][task[1:]][None]), tasks)
-
-
-def _channels(n, parts):
-    """range(n) in about that many slices, whose ends are multiples of 16: what a vector holds."""
-    return [slice(16 * s.start, min(n, 16 * s.stop)) for s in threads.shares(-(-n // 16), parts)]
 
 
 class Meeting:

@@ -33,8 +33,8 @@ def compute(products):
         np.matmul(a, b, out=out)
 
 
-def add_product(a, b, out, fresh):
-    """out += a @ b; or out = a @ b, where nothing is there yet."""
+def add_product(a, b, out, fresh, multiply=multiply):
+    """out += a @ b; or out = a @ b, where nothing is there yet. `multiply`: this file's, or that of panels."""
     if fresh:
         multiply(a, b, out)
     else:
@@ -62,8 +62,8 @@ def pieces(a, b, out):
         b = b[None]
     return [
         _cut(a[..., down, :], b[..., along], out[..., down, along], tall, wide)
-        for down in even(rows, tall)
-        for along in even(columns, wide)
+        for down in whole_and_rest(rows, tall)
+        for along in whole_and_rest(columns, wide)
     ]
 
 
@@ -84,7 +84,7 @@ def divisor(n, most):
     return next((d for d in range(most, most // 2, -1) if n % d == 0), most)
 
 
-def even(n, size):
+def whole_and_rest(n, size):
     """range(n) as the part that `size` divides, and the rest."""
     whole = n // size * size
     return [part for part in (slice(0, whole), slice(whole, n)) if part.stop > part.start]

@@ -73,7 +73,7 @@ def by_panels(a, b, out):
         return gemm.pieces(a, b[..., 0, :, :], out)
     tall = rows if rows <= most else max(1, most // (2 * STEP) * (2 * STEP) or most // STEP * STEP or most)
     b = b[..., None, :, :, :]
-    for down in gemm.even(rows, tall):
+    for down in gemm.whole_and_rest(rows, tall):
         each = min(tall, down.stop - down.start)
         cut = *a.shape[:-2], (down.stop - down.start) // each, each
         to = out[..., down, :].reshape(*cut, count, width).swapaxes(-3, -2)
@@ -89,7 +89,4 @@ def multiply(a, b, out):
 
 def add_product(a, b, out, fresh):
     """out += a @ b with b in panels; or out = a @ b, where nothing is there yet."""
-    if fresh:
-        multiply(a, b, out)
-    else:
-        out += multiply(a, b, memory.empty(out.shape, out.dtype))
+    gemm.add_product(a, b, out, fresh, multiply)
