@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import minnl
 from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels import threads
@@ -74,6 +75,37 @@ def by(method, block=columns.BLOCK_ELEMENTS):
 def test_chosen(case, bias):
     x, weight, arguments = case
     agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight, *([weight[-1:]] if bias else [])), WINOGRAD)
+
+
+@pytest.mark.parametrize(
+    "x, weight, arguments",
+    [
+        ((1, 2, 56, 56, 32), (2, 1, 1, 32, 32), {"stride": (2, 1, 1)}),
+        ((1, 1, 56, 56, 32), (1, 3, 1, 32, 32), {"dilation": (1, 2, 1)}),
+        ((1, 1, 60, 64, 32), (1, 2, 1, 32, 48), {"stride": (1, 2, 1)}),
+        ((1, 1, 64, 64, 32), (1, 4, 1, 32, 32), {"stride": (1, 4, 1)}),
+        ((1, 3, 58, 56, 32), (3, 3, 1, 32, 32), {"stride": (1, 2, 1)}),
+        ((1, 3, 58, 56, 32), (3, 3, 1, 32, 32), {"stride": (1, 3, 1)}),
+        ((1, 1, 60, 56, 48), (1, 5, 1, 48, 32), {"dilation": (1, 3, 1), "padding": (0, 6, 0)}),
+    ],
+)
+def test_windows_one_place_wide(x, weight, arguments):
+    """Sums of ones are whole numbers, which both bodies get exactly."""
+    inputs = [np.ones(shape, np.float32) for shape in (x, weight)]
+    results = []
+    for mode in minnl.kernels.MODES:
+        with minnl.use_kernels(mode):
+            leaves = [Tensor(a, requires_grad=True) for a in inputs]
+            y = F.conv3d(*leaves, **arguments)
+            y.backward(np.ones_like(y.data))
+            results.append([y.data, *(leaf.grad for leaf in leaves)])
+    for textbook, fast in zip(*results, strict=True):
+        np.testing.assert_array_equal(fast, textbook)
+
+
+def test_the_example_of_the_issue():
+    y = F.conv3d(Tensor(np.ones((1, 2, 56, 56, 32), "f4")), Tensor(np.ones((2, 1, 1, 32, 32), "f4")), stride=(2, 1, 1))
+    assert (y.data == 64).all()
 
 
 @pytest.mark.parametrize("block", [1, 50, 1000])

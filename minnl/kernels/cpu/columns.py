@@ -37,17 +37,19 @@ def upright_shapes(x, weight, y, stride, pads, dilation):
 def tasks(x, weight, y, stride, pads, dilation):
     """The work of a convolution of these shapes: for each task its blocks, as `blocks` has them."""
     block = functools.cache(functools.partial(Block, x, weight, y, stride, pads, dilation))
-    return [list(blocks(*part, weight, y, stride, dilation, block)) for part in parts(y, weight, stride)]
+    return [list(blocks(*part, weight, y, stride, dilation, block)) for part in parts(y, weight, stride, dilation)]
 
 
-def parts(y, weight, stride):
+def parts(y, weight, stride, dilation):
     """(samples, frames, places) slices that cut an output (N, T', H', W', K) in tasks: by samples, or also by frames.
 
-    By places on a line instead if a sample is one frame and windows do not share places.
+    By places on a line instead if a sample is one frame and its windows share lines, but no places. (Windows that share
+    no lines are rows in the order of the output, and that order is one of whole lines: see :class:`Block`.)
     """
     wanted = threads.tasks_for(2 * math.prod(y[:4]) * math.prod(weight))
     each = -(-wanted // y[0])
-    places = each if y[1] == 1 and _narrow(weight, stride) else 1
+    by_places = y[1] == 1 and _narrow(weight, stride) and shares_lines(weight, stride, dilation, y[3])
+    places = each if by_places else 1
     return list(
         itertools.product(threads.shares(y[0], wanted), threads.shares(y[1], each), threads.shares(y[3], places))
     )
