@@ -17,7 +17,7 @@ setup(
     packages=find_packages(include=["minnl", "minnl.*", "models", "models.*"]),
     package_data={"minnl.kernels.cuda": ["*.cu", "*.cuh"]},  # compiled on the GPU's machine, when first used
     python_requires=">=3.10",
-    install_requires=["numpy>=2", "matplotlib>=3.8", "safetensors>=0.4", "threadpoolctl>=3", "tqdm>=4"],
+    install_requires=["numpy>=2.1", "matplotlib>=3.8", "safetensors>=0.4", "threadpoolctl>=3", "tqdm>=4"],
     extras_require={
         # One of the two, by the driver's CUDA version; both at once break each other. [ctk] brings CUDA's libraries.
         "cuda12": ["cupy-cuda12x[ctk]>=14"],

@@ -8,7 +8,9 @@ into them is gone: whatever a user holds, a view of it or a slice, stays as it i
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import threading
 from bisect import bisect_left, insort
 
@@ -17,6 +19,7 @@ import numpy as np
 SMALLEST = 256 * 1024  # bytes: below, the C library finds warm memory by itself
 CHUNK = 32 * 1024 * 1024  # bytes, at least, that the system is asked for: glibc returns so much as soon as it is freed
 SLACK = CHUNK  # bytes: chunks are of one size and arrays are not, so the last one is seldom full
+POISON = os.environ.get("MINNL_POISON") == "1"  # for tests: memory that nobody wrote reads as NaN
 _PAGE = 4096  # bytes: arrays take whole pages, so none shares a page or a cache line with another
 
 
@@ -54,6 +57,8 @@ class Pool:
 
     def give(self, start, size):
         """Only a note, for arrays die at any time, in any thread, even in the middle of `take`."""
+        if POISON:
+            ctypes.memset(start, 0xFF, size)
         self.given.append((start, size))
 
     def settle(self, wanted=None):
@@ -129,14 +134,30 @@ class _Lease:
         self.pool.give(self.start, self.size)
 
 
+def view(array, *shape):
+    """The array in another shape, as PyTorch's ``Tensor.view``: for results, which have to arrive in `array` itself.
+
+    Raises ValueError where ``array.reshape`` would be a copy: what is written to a copy is lost.
+    """
+    try:
+        return array.reshape(shape, copy=False)
+    except ValueError:
+        raise ValueError(
+            f"view: an array of shape {array.shape} and strides {array.strides} has no view of shape {shape}"
+        ) from None
+
+
 def empty(shape, dtype):
     """np.empty, but from used memory where there is enough in one piece. `shape` is a tuple."""
     dtype = np.dtype(dtype)
     bytes_ = math.prod(shape) * dtype.itemsize
-    if bytes_ < SMALLEST:
-        return np.empty(shape, dtype)
     size = -(-bytes_ // _PAGE) * _PAGE
-    start = pool.take(size)
-    if start is None:
-        return np.empty(shape, dtype)
-    return np.asarray(_Lease(shape, dtype, pool, start, size))
+    start = pool.take(size) if bytes_ >= SMALLEST else None
+    array = np.empty(shape, dtype) if start is None else np.asarray(_Lease(shape, dtype, pool, start, size))
+    return poisoned(array) if POISON else array
+
+
+def poisoned(array):
+    """The contiguous array with all bits set: NaN as floats. What reads an element before it was written shows."""
+    ctypes.memset(array.ctypes.data, 0xFF, array.nbytes)
+    return array

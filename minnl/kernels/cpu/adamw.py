@@ -53,6 +53,6 @@ class BlockedAdamW:
 
 def _blocks(w, gw, decay, m, v):
     """The arrays of one parameter as flat pieces that lie side by side."""
-    w, gw, m, v = (a.reshape(-1) for a in (w, gw, m, v))
+    w, gw, m, v = (memory.view(a, -1) for a in (w, gw, m, v))
     for some in threads.pieces(len(w), BLOCK_ELEMENTS):
         yield w[some], gw[some], decay, m[some], v[some]

@@ -73,7 +73,7 @@ def spread(axis, dim, g, desk):
     out = desk(("spread", dim), (*g.shape[:dim], axis.size, *g.shape[dim + 1 :]))
     if not axis.tiled:
         out.fill(0)
-    before, runs, of = (slice(None),) * dim, *(in_runs(a.reshape(*a.shape[: dim + 1], -1)) for a in (out, g))
+    before, runs, of = (slice(None),) * dim, *(in_runs(memory.view(a, *a.shape[: dim + 1], -1)) for a in (out, g))
     for tap in range(axis.kernel):
         some, places = axis.met(tap, slice(0, axis.windows))
         if axis.apart:

@@ -38,7 +38,7 @@ def correlate(x, weight, y, stride, pads, dilation):
             plan, out = plans.of(Columns, block, y.shape[4]), y[where]
             plan.gather(x[where[0]], first)
             if block.in_place:
-                compute(plan.products(*how, out.reshape(*block.outputs, -1)))
+                compute(plan.products(*how, memory.view(out, *block.outputs, y.shape[4])))
                 continue
             if plan not in products:
                 products[plan] = plan.products(*how, plan.outs)
@@ -84,7 +84,7 @@ class Columns:
         ]
         if not block.in_place:
             self.outs = empty((*block.outputs, k), np.float32)
-            self.by_height = in_runs(self.outs).reshape(block.by_height)
+            self.by_height = memory.view(in_runs(self.outs), *block.by_height)
 
     def gather(self, x, first):
         """The columns of a block whose windows begin at `first` (T, H, W) in its samples of x."""
@@ -117,7 +117,7 @@ class GradientColumns(Columns):
         made = []
         for heights, taps, matrix in self.matrices:
             gy, shape = outs[heights], self._shape(matrix, outs.shape[2])
-            rows, product = gy.shape[1], self.product[: math.prod(shape)].reshape(shape)
+            rows, product = gy.shape[1], memory.view(self.product[: math.prod(shape)], *shape)
             if len(shape) == 2:
                 runs = itertools.product(threads.pieces(rows, LONG_SUM_ROWS), zip(matrix, gy, strict=True))
                 made += [(taps, pieces(a[some].T, b[some], product), product) for some, (a, b) in runs]
@@ -143,7 +143,7 @@ def upright(x, weight, y, stride, pads, dilation):
     For x, weight and y as arrays. So windows one after the other in time, too, can share what they see in common.
     """
     how = upright_shapes(x.shape, weight.shape, y.shape, stride, tuple(pads), dilation)
-    return *(a.reshape(shape) for a, shape in zip((x, weight, y), how, strict=False)), *how[3:]
+    return *(memory.view(a, *shape) for a, shape in zip((x, weight, y), how, strict=False)), *how[3:]
 
 
 def _by_height(part):

@@ -44,7 +44,7 @@ def correlate(x, weight, y, stride, pads, dilation):
         share, some = task
         products, w = whole or factor(weight[:, some], positions)
         for block in share:
-            compute(products(_rows(x, block, stride), w, y[block].reshape(-1, k)[:, some]))
+            compute(products(_rows(x, block, stride), w, memory.view(y[block], -1, k)[:, some]))
 
     threads.run(one, tasks)
 
@@ -76,7 +76,7 @@ def _as_line(x, y, stride):
     """All positions one after the other along one axis, which can be cut anywhere; not if x has others in between."""
     if max(stride) > 1:
         return x, y
-    return (a.reshape(1, 1, -1, 1, a.shape[4]) for a in (x, y))
+    return (memory.view(a, 1, 1, -1, 1, a.shape[4]) for a in (x, y))
 
 
 def _shares(y, channels, stride, parts):

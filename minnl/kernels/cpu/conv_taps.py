@@ -40,7 +40,7 @@ def correlate(x, weight, y, stride, pads, dilation):
             if taps and meet(taps[0], block)[1] == block:  # it sees every output: its product is all there is so far
                 first, *taps = taps
                 rows = x[meet(first, block)[0]].reshape(-1, c)
-                multiply(rows, weight[first][:, some], out.reshape(-1, out.shape[-1]))  # a view: a run of positions
+                multiply(rows, weight[first][:, some], memory.view(out, -1, out.shape[-1]))  # a run of positions
             else:
                 out[...] = 0
             for tap in taps:
@@ -137,5 +137,5 @@ def _merged(x, y, weight, stride, pads):
         for k, s, (before, _), n, out in zip(weight[:3], stride, pads, x.shape[1:4], y.shape[1:4], strict=True)
     ]
     if flat[1] and flat[2]:
-        x, y = (a.reshape(*a.shape[:2], -1, 1, a.shape[4]) for a in (x, y))
+        x, y = (memory.view(a, *a.shape[:2], -1, 1, a.shape[4]) for a in (x, y))
     return x, y

@@ -75,12 +75,12 @@ class Correlation:
         # Each step reads one and writes the other: tiles, v and half-way sums here, half-way tiles, sums and out there.
         here, there = (squares(n, n, max(inputs, outputs), empty) for _ in range(2))
         tiles, out = here[..., :inputs], there[:m, :m, :outputs]
-        self.tiles = in_runs(tiles.reshape(n, n, *shape, frames, c))
+        self.tiles = in_runs(memory.view(tiles, n, n, *shape, frames, c))
         self.forth = along_both(Bt, tiles, there[..., :inputs], tiles)
-        self.v = tiles.reshape(n * n, p, frames, c)
-        self.sum = there[..., :outputs].reshape(n * n, p, out_frames, k)
+        self.v = memory.view(tiles, n * n, p, frames, c)
+        self.sum = memory.view(there[..., :outputs], n * n, p, out_frames, k)
         self.back = along_both(At, there[..., :outputs], here[:, :m, :outputs], out)
-        self.out = in_runs(out.reshape(m, m, *shape, out_frames, k))
+        self.out = in_runs(memory.view(out, m, m, *shape, out_frames, k))
 
     def sums(self, u, taps, before):
         """The products of v with a transformed weight; frame t sees the frames from t - before on."""
@@ -92,7 +92,7 @@ class Correlation:
                 first, last = max(0, t - before), min(frames, t - before + taps)
                 tap = first + before - t
                 seen, weights = slice(first * c, last * c), slice(tap * c, (tap + last - first) * c)
-                to = self.sum[some, :, t].reshape(-1, p, panels, width).swapaxes(1, 2)
+                to = memory.view(self.sum[some, :, t], -1, p, panels, width).swapaxes(1, 2)
                 products += pieces(v[some, ..., seen], u[some, :, weights], to)
         return products
 
@@ -160,11 +160,11 @@ class PartOfSum:
         inputs, outputs = frames * p * c, out_frames * p * k
         v, z, between = (squares(n, n, size, empty) for size in (inputs, outputs, max(inputs, outputs)))
         outs, self.product = z[:m, :m], empty((n * n, taps, c, k), np.float32)
-        self.tiles = in_runs(v.reshape(n, n, frames, *shape, c))
-        self.outs = in_runs(outs.reshape(m, m, out_frames, *shape, k))
+        self.tiles = in_runs(memory.view(v, n, n, frames, *shape, c))
+        self.outs = in_runs(memory.view(outs, m, m, out_frames, *shape, k))
         self.products = along_both(Bt, v, between[..., :inputs], v)
         self.products += along_both(At.T, outs, between[:m, :, :outputs], z)
-        v, z = v.reshape(n * n, frames, p, c), z.reshape(n * n, out_frames, p, k)
+        v, z = memory.view(v, n * n, frames, p, c), memory.view(z, n * n, out_frames, p, k)
         for tap, a, b in _meeting(v, z, taps, before):
             self.products += pieces(a, b, self.product[:, tap])
 
@@ -219,11 +219,11 @@ def _into(to, matrix, cut):
     cut = _frames_first(cut)
     (r, q), (frames, *_, c) = matrix.shape, to.shape[2:]
     tiles = squares(q, q, math.prod(to.shape[2:]))
-    in_runs(tiles.reshape(*cut.shape, c))[...] = cut
+    in_runs(memory.view(tiles, *cut.shape, c))[...] = cut
     tiles = tiles.reshape(q, q, frames, -1)
     between = squares(q, r, tiles.shape[3])
     for t in range(frames):
-        compute(along_both(matrix, tiles[:, :, t], between, to[:, :, t].reshape(r, r, -1)))
+        compute(along_both(matrix, tiles[:, :, t], between, memory.view(to[:, :, t], r, r, -1)))
 
 
 def _frames_first(cut):
@@ -246,7 +246,7 @@ def _transformed(weight, m):
         tap, panel, some = task
         part = np.ascontiguousarray(weight[tap, :, :, some, panel * width : (panel + 1) * width]).reshape(3, 3, -1)
         between = memory.empty((3, n, part.shape[2]), weight.dtype)
-        compute(along_both(G, part, between, u[:, :, panel, tap, some].reshape(n, n, -1)))
+        compute(along_both(G, part, between, memory.view(u[:, :, panel, tap, some], n, n, -1)))
 
     threads.run(one, itertools.product(range(taps), range(k // width), threads.pieces(c, WEIGHT_PIECE // width)))
     return u.reshape(n * n, *u.shape[2:])

@@ -95,7 +95,7 @@ def _cut(a, b, out, tall, wide):
     rows, depth, columns = *a.shape[-2:], b.shape[-1]
     tall, wide = min(tall, rows), min(wide, columns)
     across = (columns // wide, wide)
-    a = a.reshape(*a.shape[:-2], rows // tall, 1, tall, depth)  # cutting an axis in two never copies
+    a = a.reshape(*a.shape[:-2], rows // tall, 1, tall, depth)
     b = b.reshape(*b.shape[:-2], 1, depth, *across).swapaxes(-3, -2)
-    out = out.reshape(*out.shape[:-2], rows // tall, tall, *across).swapaxes(-3, -2)
+    out = memory.view(out, *out.shape[:-2], rows // tall, tall, *across).swapaxes(-3, -2)
     return a, b, out

@@ -83,7 +83,7 @@ def selected(plan, gx, gy, winner):
     columns = plan.columns
     if w.trivial:  # rows lie side by side: as if each were one position
         columns = [(slice(0, 1), slice(0, 1))]
-        gx, gy, winner = (a.reshape(*a.shape[:3], 1, -1) for a in (gx, gy, winner))
+        gx, gy, winner = (memory.view(a, *a.shape[:3], 1, -1) for a in (gx, gy, winner))
     desk = Desk()
 
     def task(block):
@@ -131,7 +131,7 @@ def scattered(plan, gx, gy, winner):
             entries, items = taps.view(f"<u{width}"), f"V{width * table.itemsize}"
             np.take((table + start).view(items)[:, 0], entries, out=places.view(items), mode="clip")
             places += grid(*g[piece].shape[:3])
-            np.add.at(to.reshape(-1), places, g[piece].reshape(-1))
+            np.add.at(memory.view(to, -1), places, g[piece].reshape(-1))
 
 
 def jumps(plan, steps, pairs):

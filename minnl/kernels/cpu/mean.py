@@ -54,6 +54,6 @@ def mean(x):
 def stretched(gy, shape):
     """gy (N, ..., C), of one position, shared out among those of `shape`."""
     gx = memory.empty(shape, gy.dtype)
-    positions = gx.reshape(shape[0], -1, shape[-1])
+    positions = memory.view(gx, shape[0], -1, shape[-1])
     positions[...] = gy.reshape(shape[0], 1, -1) / np.float32(positions.shape[1])
     return gx

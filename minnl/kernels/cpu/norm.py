@@ -52,7 +52,7 @@ class BlockedBatchNorm(LargeKernel):
         slope = op.rstd * gweight / -n
         scale, slope, constant = rows.repeated(op.weight * op.rstd, slope, gbias / -n - slope * x.mean)
         gx = gz.room_for_gx()
-        out = rows.cut(gx)
+        out = rows.cut(memory.view(gx, -1))
 
         def one(i, scratch):
             rows.each(np.multiply, x(i), slope, out=scratch)
@@ -81,7 +81,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
         x = None if op.x is None else Parts(op.x, op.mean, op.far)
         (scale,) = rows.repeated(op.weight * op.rstd)
         gx = gz.room_for_gx()
-        out = rows.cut(gx)
+        out = rows.cut(memory.view(gx, -1))
 
         def one(i, scratch):
             g = gz.make(i, scratch)
@@ -146,7 +146,7 @@ def result(op, x, weight, bias, residual=None):
     rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.far)
     scale = op.rstd * weight
     scale, shift = rows.repeated(scale, bias - parts.mean * scale)
-    outs, residuals = rows.cut(y), None if residual is None else rows.cut(residual)
+    outs, residuals = rows.cut(memory.view(y, -1)), None if residual is None else rows.cut(residual)
 
     def one(i):
         out = rows.each(np.multiply, parts(i), scale, out=outs[i])

@@ -76,7 +76,7 @@ def by_panels(a, b, out):
     for down in gemm.whole_and_rest(rows, tall):
         each = min(tall, down.stop - down.start)
         cut = *a.shape[:-2], (down.stop - down.start) // each, each
-        to = out[..., down, :].reshape(*cut, count, width).swapaxes(-3, -2)
+        to = memory.view(out[..., down, :], *cut, count, width).swapaxes(-3, -2)
         made.append((a[..., down, :].reshape(*cut, depth)[..., None, :, :], b, to))
     return made
 

@@ -39,6 +39,8 @@ class Plans(threading.local):
             if len(self.made) == MOST:
                 self.made = {}
             self.made[key] = plan
+        if memory.POISON:
+            memory.poisoned(self.room)
         return self.made[key]
 
     def empty(self, shape, dtype):

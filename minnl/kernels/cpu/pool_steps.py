@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minnl.kernels import memory
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.pool_plan import LONG, Desk
 
@@ -21,8 +22,10 @@ class Steps:
 
     def __init__(self, plan, x, y, combine, beside, winner=None):
         self.plan, self.combine, self.beside, self.desk = plan, combine, beside, Desk()
-        self.x, self.y = (a.reshape(*a.shape[:3], -1) for a in (x, y))  # (N, T, H, W * C): rows are runs of numbers
-        self.winner = None if winner is None else winner.reshape(self.y.shape)
+        self.x, self.y = (
+            memory.view(a, *a.shape[:3], -1) for a in (x, y)
+        )  # (N, T, H, W * C): rows are runs of numbers
+        self.winner = None if winner is None else memory.view(winner, *self.y.shape)
         t, h, w = plan.axes
         self.dims = [dim for dim, axis in ((1, t), (2, h)) if not axis.trivial] or [1] * w.trivial
         self.apart = {1: h.kernel * w.kernel, 2: w.kernel, 3: 1}  # the taps of an axis lie so far apart in a window
@@ -44,7 +47,7 @@ class Steps:
             values, ranks = out, out_ranks
         if not w.trivial and self.plan.shape[4] >= LONG:
             arrays = (values, ranks, y, winner)
-            by_columns = [a if a is None else a.reshape(*a.shape[:3], -1, self.plan.shape[4]) for a in arrays]
+            by_columns = [a if a is None else memory.view(a, *a.shape[:3], -1, self.plan.shape[4]) for a in arrays]
             for look in self.plan.looks:
                 self.along(3, look, *by_columns)
         elif not w.trivial:
@@ -79,7 +82,7 @@ class Steps:
             runs, gathered = in_runs(array.reshape(split)), []
             for tap, (some, places) in enumerate(self.plan.columns):
                 out = self.desk((name, tap), y.shape, array.dtype)
-                columns = out.reshape(split)
+                columns = memory.view(out, *split)
                 in_runs(columns)[..., some] = runs[..., places]
                 if some.start > 0:
                     columns[..., : some.start, :] = beside(tap)

@@ -40,7 +40,7 @@ class Rows:
         self.zeros = np.zeros(self.width, np.float32)
 
     def cut(self, array):
-        """The array in blocks, which look into it if it is contiguous."""
+        """The array in blocks, which look into it if it is contiguous: `memory.view` says so of a result."""
         array = array.reshape(-1)
         whole = array[: self.count * self.width].reshape(self.count, self.width)
         return [whole[some] for some in self.blocks] + [array[-self.rest :].reshape(1, -1)] * bool(self.rest)

@@ -51,7 +51,7 @@ def along_both(matrix, a, between, out):
 def squares(q, r, n, empty=memory.empty):
     """Memory for numbers (q, r, n). Of rows that lie powers of 2 apart only few fit into a core's cache together."""
     lines = -(-n // LINE) | 1  # odd, so rows begin in different places of it
-    return empty((q * r, lines * LINE), np.float32)[:, :n].reshape(q, r, n)
+    return memory.view(empty((q * r, lines * LINE), np.float32)[:, :n], q, r, n)
 
 
 class Region:
