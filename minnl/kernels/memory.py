@@ -30,12 +30,14 @@ class Pool:
     can be: before one is made that would go beyond, those that are wholly free go back to the system.
     """
 
+    lock = threading.RLock()
+
     def __init__(self):
         self.spans = []  # what is free, by address; no two of them touch
         self.given = []  # what came back and is not yet among them
         self.chunks = {}  # address -> (bytes, the array that owns them)
         self.total = self.used = self.peak = 0  # bytes: of chunks, of arrays, of arrays at the fullest moment
-        self.lock, self.busy = threading.RLock(), False
+        self.busy = False
 
     def take(self, size):
         """The address of so many bytes; None in the middle of another call by this thread (from a signal's handler)."""
@@ -118,6 +120,8 @@ class Pool:
 
 
 pool = Pool()
+if hasattr(os, "register_at_fork"):  # a fork waits until no thread is in the middle of `take`
+    os.register_at_fork(before=Pool.lock.acquire, after_in_parent=Pool.lock.release, after_in_child=Pool.lock.release)
 
 
 class _Lease:

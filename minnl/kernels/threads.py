@@ -17,7 +17,6 @@ import threading
 from minnl import backend
 
 _inside = threading.local()
-_helpers_lock = threading.Lock()
 
 
 @functools.cache
@@ -34,13 +33,13 @@ class _OneBlasThread:
     Asked of the libraries directly: threadpoolctl's own context takes ten times as long, as long as a small task.
     """
 
-    def __init__(self):
-        self.callers, self.before, self.lock = 0, [], threading.Lock()
+    def __init__(self, before=()):
+        self.callers, self.before, self.lock = 0, before, threading.Lock()  # `before`: what there is to put back
 
     def __enter__(self):
         with self.lock:
             if not self.callers:
-                self.before = [(library, library.num_threads) for library in blas_libraries()]
+                self.before = self.before or [(library, library.num_threads) for library in blas_libraries()]
                 self._set((library, 1) for library, _ in self.before)
             self.callers += 1
 
@@ -49,6 +48,7 @@ class _OneBlasThread:
             self.callers -= 1
             if not self.callers:
                 self._set(self.before)
+                self.before = ()
 
     @staticmethod
     def _set(numbers):
@@ -60,18 +60,17 @@ class _OneBlasThread:
             forget(force=True)
 
 
-_one_blas_thread = _OneBlasThread()
+def _start(before=()):
+    """The state of a process that has started no helper."""
+    global _jobs, _helpers, _helpers_lock, _one_blas_thread
+    _jobs, _helpers, _helpers_lock = queue.SimpleQueue(), 0, threading.Lock()
+    _one_blas_thread = _OneBlasThread(before)
 
 
-def _no_helpers():
-    """None has been started; what a forked child begins with, for threads stay behind in the parent."""
-    global _jobs, _helpers
-    _jobs, _helpers = queue.SimpleQueue(), 0
-
-
-_no_helpers()
+_start()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_no_helpers)
+    # The parent's threads stay behind: those that helped, and those that were in the middle of a kernel or held a lock.
+    os.register_at_fork(after_in_child=lambda: _start(_one_blas_thread.before))
 
 
 def _call_helpers(number, work):

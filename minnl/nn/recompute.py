@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 
 from minnl import debugging, engine, random
@@ -166,3 +167,12 @@ class TwoRuns(Op):
                 )
             seen.add(source)
             ahead += [s for s in source.sources if s is not None]
+
+
+def _forked():
+    """A forked child: the thread that was in a second run is not there to end it."""
+    TwoRuns._one_at_a_time = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
