@@ -9,7 +9,7 @@ import minnl
 from minnl import functional as F
 from minnl.__main__ import main
 from minnl.engine import Op
-from minnl.study.gradcheck import STEPS
+from minnl.study.slopes import STEPS
 from tests import strict_cupy
 
 rng = np.random.default_rng(0)
@@ -124,6 +124,58 @@ def test_steps_may_leave_the_domain():
     assert minnl.gradcheck(F.log, [np.array([1e-3, 0.5])])
 
 
+ALONE, MIXED = np.full(3, 1e-4), np.array([1e-4, 1.0, 20.0])
+
+
+@pytest.mark.parametrize(
+    ("fn", "x"),
+    [
+        (F.log, ALONE),
+        (F.log, MIXED),
+        (lambda x: 1 / x, np.array([1e-3, 1.0])),
+        (F.sqrt, np.array([1e-6, 1e-3, 3.0])),
+        (lambda x: F.pow(x, 3.0), np.array([1e-9, 1e-8])),
+        (lambda x: x * x, np.array([1e10, 2e10])),
+        (lambda x: F.exp(1e-5 * x), np.full(3, 1e5)),
+        (F.softmax, np.array([[800.0, 801.0, 799.5]])),
+    ],
+)
+def test_steps_go_with_the_size_of_the_input(fn, x):
+    """With steps of 1e-1 to 1e-7, whatever the input, all but the last two had errors of 1e-7 and more."""
+    assert minnl.gradcheck(fn, [x])
+    assert minnl.gradcheck(lambda x: Scaled(1 + 1e-3)(fn(x)), [x]).inputs[0].verdict == "FAIL"
+    assert minnl.gradcheck(lambda x: Scaled(1 + 1e-5)(fn(x)), [x]).inputs[0].verdict == "FAIL"
+    assert not minnl.gradcheck(lambda x: Scaled(1 + 1e-7)(fn(x)), [x])
+
+
+class Scaled(Op):
+    """The same, with a gradient that is some factor too large."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def forward(self, x):
+        return x.copy()
+
+    def backward(self, gy):
+        return (self.factor * gy,)
+
+
+@pytest.mark.parametrize("logit", [30.0, 36.0, 50.0])
+def test_a_gradient_that_rounding_hides_is_not_blamed(logit):
+    """The loss, 1e-13 or less, is what is left of numbers near 1: differences see its last digits, or 0."""
+    result = minnl.gradcheck(lambda x: F.cross_entropy(x, np.array([0])), [np.array([[logit, 0.0, -3.0]])])
+    assert not result and result.inputs[0].verdict == "unresolved" and result.inputs[0].worst is None
+    assert "x: rounding hides its slope from differences; choose inputs that move the output more" in str(result)
+    assert minnl.gradcheck(lambda x: F.cross_entropy(x, np.array([0])), [np.array([[5.0, 0.0, -3.0]])])
+
+
+def test_digits_lost_on_the_way_are_no_fault_of_backward():
+    assert minnl.gradcheck(lambda x: (x + 1e8) - 1e8, [np.ones(3)]).inputs[0].verdict == "unresolved"
+    wrong = minnl.gradcheck(lambda x: Scaled(1.01)((x + 1e8) - 1e8), [np.ones(3)])
+    assert wrong.inputs[0].verdict == "FAIL"
+
+
 class Kinked(Op):
     """ReLU that says `slope` where x is 0, and `below` to its left."""
 
@@ -186,7 +238,11 @@ def test_a_jump_is_no_kink():
 def test_prints_as_a_table():
     result = minnl.gradcheck(lambda x, weight: F.linear(x, weight), [rng.normal(size=(4, 3)), rng.normal(size=(3, 2))])
     head, *rows = str(result).splitlines()
-    assert head.split()[:3] == ["input", "shape", "h=1e-01"] and head.split()[-3:] == ["floor", "kinks", "verdict"]
+    assert head.split()[:4] == ["input", "shape", "unit", "h=1e-01"] and head.split()[-3:] == [
+        "floor",
+        "kinks",
+        "verdict",
+    ]
     assert [row.split()[0] for row in rows] == ["x", "weight"] and all(row.endswith("pass") for row in rows)
     assert {len(row) for row in rows} == {len(rows[0])}
 
