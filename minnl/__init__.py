@@ -1,5 +1,6 @@
 """minnl: non-local neural networks for video, from the array up, on NumPy and CuPy."""
 
+from minnl import bodies as _bodies  # noqa: F401 (importing it gives the classes their kernels)
 from minnl import functional, nn, optim
 from minnl.backend import device, set_threads
 from minnl.debugging import debug

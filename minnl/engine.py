@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import operator
 import threading
 import weakref
 
 import numpy as np
 
 from minnl import backend, debugging, kernels
+from minnl.contracts import FLOATS, check_first_call, check_gradients, check_kept, check_result, numbers
 
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _age = itertools.count()  # an op is younger than everything it was made from
 
 
@@ -67,35 +68,61 @@ class Tensor:
     Raises
     ------
     TypeError
-        For data of another dtype (integers, float16, bool): say which float is wanted.
+        For data of another dtype (integers, float16, bool): say which float is wanted. For data that are no real
+        numbers (None, text, complex numbers), or an array with rules of its own (np.matrix, a masked array).
+    ValueError
+        For lists of different lengths in a list.
+
+    Notes
+    -----
+    A tensor is equal to itself only as a key of a dict: ``==`` compares elements. Its operators and methods, and how it
+    meets NumPy, are in minnl/methods.py.
     """
 
-    __slots__ = ("data", "requires_grad", "grad", "op", "__weakref__")
-    __array_ufunc__ = None  # ndarray + Tensor asks Tensor.__radd__, instead of looping over elements
+    __slots__ = ("_data", "requires_grad", "_grad", "op", "__weakref__")
 
     def __init__(self, data, requires_grad=False, dtype=None, device=None):
         if isinstance(data, Tensor):
             raise TypeError("Tensor: data is a Tensor already; use .detach() for one that shares its array")
-        if not backend.is_array(data):
-            scalars = isinstance(data, np.generic)  # np.float64(1): it has a dtype of its own, and keeps it
-            data = np.asarray(data, dtype=dtype or (None if scalars else np.float32))
-        if dtype is not None:
-            data = data.astype(float_dtype("Tensor", dtype), copy=False)
+        if type(data) is not np.ndarray or dtype is not None:
+            data = numbers(data, dtype)
         if data.dtype not in FLOATS:
             raise TypeError(
                 f"Tensor: data has dtype {data.dtype}, float32 or float64 expected; say Tensor(data, dtype=np.float32)"
             )
-        self.data = data if device is None else backend.to_device(data, backend.device(device))
+        self._data = data if device is None else backend.to_device(data, backend.device(device))
         self.requires_grad = bool(requires_grad)
-        self.grad = None
+        self._grad = None
         self.op = None
 
-    shape = property(lambda self: self.data.shape)
-    ndim = property(lambda self: self.data.ndim)
-    size = property(lambda self: self.data.size)
-    dtype = property(lambda self: self.data.dtype)
-    device = property(lambda self: backend.device_of(self.data))
+    shape = property(lambda self: self._data.shape)
+    ndim = property(lambda self: self._data.ndim)
+    size = property(lambda self: self._data.size)
+    dtype = property(lambda self: self._data.dtype)
+    device = property(lambda self: backend.device_of(self._data))
     is_leaf = property(lambda self: self.op is None)
+    data, grad = property(operator.attrgetter("_data")), property(operator.attrgetter("_grad"))
+
+    @data.setter
+    def data(self, array):
+        if not backend.is_array(array) or array.dtype not in FLOATS:
+            what = f"an array of {array.dtype}" if backend.is_array(array) else type(array).__name__
+            raise TypeError(
+                f"data: an array of float32 or float64 expected, got {what}; write t.data[...] = to fill it"
+            )
+        self._data = array
+
+    @grad.setter
+    def grad(self, value):
+        if isinstance(value, (Tensor, np.generic)):  # of 0-d arrays NumPy makes scalars
+            value = value.data if isinstance(value, Tensor) else np.asarray(value)
+        if value is not None:
+            if not backend.is_array(value):
+                raise TypeError(f"grad: an array, a Tensor or None expected, got {type(value).__name__}")
+            given, own = ((a.shape, str(a.dtype), str(backend.device_of(a))) for a in (value, self._data))
+            if given != own:
+                raise ValueError("grad: shape {}, {} on {} given; the tensor has {}, {} on {}".format(*given, *own))
+        self._grad = value
 
     def numpy(self):
         """The data as a NumPy array (a copy only if it is on a GPU)."""
@@ -106,6 +133,12 @@ class Tensor:
         if self.size != 1:
             raise ValueError(f"item: the tensor has {self.size} elements (shape {self.shape}), not one")
         return float(self.numpy().reshape(()))
+
+    def __reduce_ex__(self, protocol):
+        """For copy and pickle: of leaves only. A copy of a graph would send its gradients to copies of the leaves."""
+        if self.op is not None:
+            raise TypeError(f"copy: the tensor was computed by {self.op.name} and has a graph; copy or save t.detach()")
+        return super().__reduce_ex__(max(protocol, 2))
 
     def detach(self):
         """A leaf that shares the array and knows nothing of the graph."""
@@ -150,9 +183,11 @@ class Op:
     input) and names in `keeps` the attributes that forward leaves on `self` for backward: the engine drops them as
     the sweep passes, counts them for the bill before a run, and in debug mode watches them for edits.
     ``self.needs[i]`` says whether input i wants a gradient (under no_grad none does). ``self.xp`` is numpy or cupy.
+    An op object is called once, for it carries what its one backward needs.
     """
 
     keeps: tuple[str, ...] = ()
+    converts = False  # whether forward may return another dtype than its inputs have, or move to another device
     multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
     sources: tuple | None = None  # where each input came from: an Op, a leaf Tensor, or None if it wants no gradient
     fast = None  # the faster body that ran in the place of this class's own (see kernels/)
@@ -175,9 +210,15 @@ class Op:
         """
         return self.forward(*arrays)
 
+    def __init_subclass__(cls):
+        if isinstance(cls.keeps, str):
+            raise TypeError(f"{cls.__name__}: keeps must be a tuple of names; write keeps = ({cls.keeps!r},)")
+
     def __call__(self, *inputs):
         arrays = check_inputs(self.name, inputs)
-        self.xp = backend.namespace(self.name, *arrays)
+        xp = backend.namespace(self.name, *arrays)
+        check_first_call(self)
+        self.xp = xp
         self.needs = tuple(state.recording and t.requires_grad for t in inputs)
         if state.plan is not None:
             y = self.infer(*arrays)
@@ -186,10 +227,13 @@ class Op:
             self.fast = kernels.pick(self, arrays)
             with backend.on(inputs[0].device):
                 y = self.fast.forward(self, *arrays) if self.fast else self.forward(*arrays)
+        if type(y) is not type(arrays[0]) or y.dtype != arrays[0].dtype:
+            y = check_result(self, y, arrays[0])
         if debugging.active():
             debugging.after_forward(self, arrays, y)
         out = Tensor(y)
         if any(self.needs):
+            check_kept(self)
             self.sources = tuple((x.op or x) if x.requires_grad else None for x in inputs)
             self.expected = tuple((x.shape, x.dtype) for x in inputs)
             self.home, self.age = inputs[0].device, next(_age)
@@ -206,14 +250,7 @@ class Op:
         if debugging.active():
             debugging.before_backward(self)
         with backend.on(self.home):
-            grads = self.fast.backward(self, gy) if self.fast else self.backward(gy)
-            grads = [None if gx is None else self.xp.asarray(gx) for gx in grads]  # of 0-d arrays NumPy makes scalars
-        for i, (expected, gx) in enumerate(zip(self.expected, grads, strict=True)):
-            if gx is not None and (gx.shape, gx.dtype) != expected:
-                raise RuntimeError(
-                    f"{self.name}: backward made a gradient of shape {gx.shape} {gx.dtype} for input {i} "
-                    f"of shape {expected[0]} {expected[1]}; this is a bug in the op"
-                )
+            grads = check_gradients(self, self.fast.backward(self, gy) if self.fast else self.backward(gy))
         if debugging.active():
             debugging.after_backward(self, gy, grads)
         return grads
@@ -274,7 +311,7 @@ def sweep(root, seed, retain_graph=False):
 
 
 class Accumulation:
-    """The addition of two gradients; kernels know it by this name."""
+    """The addition of two gradients, which has kernels as ops do."""
 
 
 def _plus(a, b):
@@ -311,6 +348,8 @@ def check_seed(root, grad):
 
 def check_inputs(op, inputs):
     """The arrays of an op's inputs; refuses what is not a Tensor and mixtures of float types or devices."""
+    if not inputs:
+        raise TypeError(f"{op}: called without inputs, a Tensor or more expected")
     for i, x in enumerate(inputs):
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: input {i} is {type(x).__name__}, a Tensor expected; wrap it in minnl.Tensor(...)")
@@ -335,10 +374,3 @@ def sum_to(array, shape):
     extra = array.ndim - len(shape)
     stretched = tuple(i for i, n in enumerate(shape, extra) if n == 1 and array.shape[i] != 1)
     return array.sum(axis=tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
-
-
-def float_dtype(op, dtype):
-    dtype = np.dtype(dtype)
-    if dtype not in FLOATS:
-        raise TypeError(f"{op}: dtype must be float32 or float64, got {dtype}")
-    return dtype

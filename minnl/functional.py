@@ -15,8 +15,6 @@ import numpy as np
 from minnl import backend
 from minnl.checks import number
 from minnl.engine import Tensor
-from minnl.kernels import cpu as _cpu  # noqa: F401 (importing them fills the table of kernels)
-from minnl.kernels import cuda as _cuda  # noqa: F401
 from minnl.ops import arithmetic, convert, pointwise, reduce, shape
 from minnl.ops.adaptive_pool import adaptive_avg_pool3d, adaptive_max_pool3d
 from minnl.ops.arguments import axis_tuple, broadcast_shape, one_axis, tensor

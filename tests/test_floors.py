@@ -15,6 +15,7 @@ FLOORS = {
     "minnl/checks.py": 0,
     "minnl/random.py": 0,
     "minnl/windows.py": 0,
+    "minnl/contracts.py": 1,
     "minnl/engine.py": 1,
     "minnl/debugging.py": 1,
     "minnl/kernels/": 1,
@@ -29,6 +30,7 @@ FLOORS = {
 ORDER = {
     "minnl/kernels/": ("minnl/engine.py",),
     "minnl/debugging.py": ("minnl/engine.py",),
+    "minnl/contracts.py": ("minnl/engine.py",),
     "minnl/ops/": ("minnl/functional.py",),
     "minnl/nn/": ("minnl/optim.py", "minnl/training.py", "minnl/checkpoint.py", "minnl/data/", "minnl/study/"),
     "minnl/data/": ("minnl/nn/", "minnl/optim.py", "minnl/training.py", "minnl/checkpoint.py", "minnl/study/"),

@@ -72,15 +72,16 @@ def test_large_gradients_are_added_by_the_kernel_out_of_place(shape):
         np.testing.assert_array_equal(array, was)
 
 
-def test_gradients_of_two_kinds_are_left_to_the_engine():
-    """Somebody has put another array into .grad: what comes of that does not depend on its size."""
+def test_a_gradient_of_another_kind_is_refused_and_none_is_lost():
     gradient = np.ones((accumulate.SMALLEST, 1), np.float32)
+    x = Tensor(np.zeros_like(gradient), requires_grad=True)
+    x.grad = before = gradient.copy()
     for other in (gradient.astype(np.float64), gradient[:1]):
-        x = Tensor(np.zeros_like(gradient), requires_grad=True)
-        x.grad = other
-        x.backward(gradient)
-        np.testing.assert_array_equal(x.grad, gradient + other)
-        assert x.grad.dtype == other.dtype
+        with pytest.raises(ValueError, match=r"grad: shape .* given; the tensor has \(524288, 1\), float32 on cpu"):
+            x.grad = other
+    assert x.grad is before
+    x.backward(gradient)
+    np.testing.assert_array_equal(x.grad, 2)
 
 
 def test_backward_stays_with_the_body_of_its_forward():

@@ -3,6 +3,7 @@
 ops/ holds the mathematics; a kernel here computes the same numbers for some backend, dtypes and shapes. It is an
 object with ``forward(op, *arrays)`` and ``backward(op, gy)`` that leaves on `op` what the op declares in `keeps`;
 ``suits(op, arrays)`` says whether it applies. No kernel, or none that suits: the op's own textbook body runs.
+Which class has which kernels is written in minnl/bodies.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 
 MODES = ("textbook", "fast")
 _mode = os.environ.get("MINNL_KERNELS", "fast")
-_table: dict[str, list] = {}
+_table: dict[type, tuple] = {}
 
 
 def mode():
@@ -20,16 +21,18 @@ def mode():
     return _mode
 
 
-def register(op_name, kernel):
-    """Add a kernel for the op of that class name; those added first are asked first."""
-    _table.setdefault(op_name, []).append(kernel)
+def register(kind, *bodies):
+    """Give a class of ops, or of optimisers, its kernels; those in front are asked first."""
+    if not isinstance(kind, type):
+        raise TypeError(f"register: a class expected, got {kind!r}")
+    _table[kind] = bodies
 
 
 def pick(op, arrays):
     """The first kernel of the table that suits, or None for the textbook body."""
     if _mode == "textbook":
         return None
-    return next((k for k in _table.get(type(op).__name__, ()) if k.suits(op, arrays)), None)
+    return next((k for k in _table.get(type(op), ()) if k.suits(op, arrays)), None)
 
 
 def use_kernels(mode):

@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 
-from minnl import backend, debugging, engine
+from minnl import backend, contracts, debugging, engine
 from minnl.engine import Tensor
 
 
@@ -118,7 +118,7 @@ class Module:
     def to(self, device=None, dtype=None):
         """Move parameters and buffers to a device and/or to another float type, in place; gradients are dropped."""
         target = None if device is None else backend.device(device)
-        dtype = None if dtype is None else engine.float_dtype("Module.to", dtype)
+        dtype = None if dtype is None else contracts.float_dtype("Module.to", dtype)
 
         def moved(array):
             array = array if target is None else backend.to_device(array, target)

@@ -16,19 +16,18 @@ class _Binary(Op):
 
     def __call__(self, a, b):
         a, b = tensors(self.name, a, b)
-        self.shapes = a.shape, b.shape
-        self.out_shape = broadcast_shape(self.name, *self.shapes)
+        broadcast_shape(self.name, a.shape, b.shape)
         return super().__call__(a, b)
 
     def infer(self, a, b):
         self.__dict__.update({key: array for key, array in (("a", a), ("b", b)) if key in self.keeps})
-        return hollow(self.out_shape, a.dtype)
+        return hollow(broadcast_shape(self.name, a.shape, b.shape), a.dtype)
 
     def shares(self, ga, gb):
         """Both gradients summed back to the shapes of their inputs; not computed where nobody asks."""
         return tuple(
             sum_to(g(), shape) if need else None
-            for g, shape, need in zip((ga, gb), self.shapes, self.needs, strict=True)
+            for g, (shape, _), need in zip((ga, gb), self.expected, self.needs, strict=True)
         )
 
 

@@ -10,6 +10,7 @@ class To(Op):
     r"""The same numbers elsewhere, or with other precision; backward brings the gradient back. Keeps nothing."""
 
     public_name = "to"
+    converts = True
 
     def __init__(self, device, dtype):
         self.device, self.dtype = device, dtype

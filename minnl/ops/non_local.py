@@ -80,6 +80,7 @@ class NonLocalSoftmax(_NonLocal):
     """
 
     keeps = ("theta", "phi", "g", "y", "log_sum", "exponentials")
+    exponentials = None  # the rows of f, where a faster body keeps them
 
     def forward(self, theta, phi, g):
         xp = self.xp
