@@ -273,19 +273,23 @@ def _norm(xp, grads):
 
 def step_schedule(lr, milestones, gamma=0.1):
     """step -> rate: times `gamma` at each milestone. The paper: lr 0.01, milestones 150k and 300k of 400k."""
+    lr, gamma = number("step_schedule", "lr", lr, 0), number("step_schedule", "gamma", gamma, 0)
     milestones = sorted(count("step_schedule", "milestones", m, 0) for m in milestones)
     return lambda step: lr * gamma ** sum(step >= m for m in milestones)
 
 
 def cosine_schedule(lr, total, final=0.0):
     """step -> rate: half a cosine from lr at step 0 to `final` at step `total` and after."""
+    lr, final = number("cosine_schedule", "lr", lr, 0), number("cosine_schedule", "final", final, 0)
     total = count("cosine_schedule", "total", total)
     return lambda step: final + (lr - final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
 
 
 def warm_up(schedule, steps, start=0.0):
     """A schedule whose first `steps` rise in a straight line from `start` times its own rate."""
-    steps = count("warm_up", "steps", steps, 0)
+    if not callable(schedule):
+        raise TypeError(f"warm_up: schedule must be a function of the step, got {type(schedule).__name__}")
+    steps, start = count("warm_up", "steps", steps, 0), number("warm_up", "start", start, 0, 1)
 
     def rate(step):
         share = 1 if step >= steps else start + (1 - start) * (step + 1) / (steps + 1)

@@ -628,6 +628,12 @@ def grouped(base=0.1, **own):
         ),
         (lambda: optim.cosine_schedule(0.1, 0), ValueError, "cosine_schedule: total must be 1 or more"),
         (lambda: optim.step_schedule(0.1, [2.5]), TypeError, "step_schedule: milestones must be an int"),
+        (lambda: optim.cosine_schedule(math.nan, 9), ValueError, "cosine_schedule: lr must be 0 or more, got nan"),
+        (lambda: optim.cosine_schedule(0.1, 9, -1), ValueError, "cosine_schedule: final must be 0 or more, got -1"),
+        (lambda: optim.step_schedule("0.1", []), TypeError, "step_schedule: lr must be a number, got str"),
+        (lambda: optim.step_schedule(0.1, [], math.inf), ValueError, "step_schedule: gamma must be finite"),
+        (lambda: optim.warm_up(0.1, 5), TypeError, "warm_up: schedule must be a function of the step, got float"),
+        (lambda: optim.warm_up(lambda s: 1, 5, 2), ValueError, "warm_up: start must be from 0 to 1, got 2"),
         (lambda: optim.warm_up(lambda s: 1, -1), ValueError, "warm_up: steps must be 0 or more"),
     ],
 )
