@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -36,10 +37,12 @@ def choice(where, name, value, allowed):
 
 
 def number(where, name, value, low=None, high=None):
-    """A Python float within [low, high]."""
+    """A Python float within [low, high]; with a bound, finite."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
     if not (low is None or value >= low) or not (high is None or value <= high):
         bounds = f"{low} or more" if high is None else f"from {low} to {high}"
         raise ValueError(f"{where}: {name} must be {bounds}, got {value}")
+    if low is not None and math.isinf(value):
+        raise ValueError(f"{where}: {name} must be finite, got {value}")
     return float(value)

@@ -2,109 +2,172 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import numpy as np
 
 from minnl import backend, kernels
-from minnl.checks import count, number
-from minnl.engine import Tensor
+from minnl.checks import choice, count, number
+from minnl.params import gradient, groups, overlap, tensors
 
-
-def groups(params, weight_decay):
-    """Split parameters into a group with weight decay and one without (batch norm's, as the paper's code has it).
-
-    Every `Parameter` says by its `decay` where it belongs; plain tensors decay.
-    """
-    params = list(params)
-    return [
-        {"params": [p for p in params if getattr(p, "decay", True)], "weight_decay": weight_decay},
-        {"params": [p for p in params if not getattr(p, "decay", True)], "weight_decay": 0.0},
-    ]
+ELSEWHERE = {  # names that PyTorch's optimisers have, and what to write here
+    "param_groups": "set .lr, which groups with an lr of their own follow in proportion; .groups lists what was given",
+    "add_param_group": "make a new optimiser with all groups",
+    "state": ".kept holds the arrays of each parameter, .counts its steps",
+}
 
 
 class Optimizer:
-    """Holds parameters in order, and one set of arrays for each.
+    """Holds parameters in order, and for each a count of its steps and one set of arrays.
 
     Parameters
     ----------
-    params : list of Tensors, or list of groups {"params": [...], "weight_decay": ...}
-        A list is split by :func:`groups`: no weight decay on batch norm unless a group says so.
+    params : Tensors, or groups {"params": Tensors, "lr": ..., "weight_decay": ..., ...}
+        Leaves that require a gradient, or Parameters, each once; a list, or whatever gives them in order. A group has
+        options of its own, any that the optimiser has; where it says nothing, the optimiser's hold. A weight decay that
+        is not a group's own leaves batch norm alone (each Parameter whose `decay` is False), as the paper's code does.
     lr : float
-        Learning rate; a schedule sets `self.lr` anew each step.
+        Learning rate. A schedule sets `self.lr` anew each step; the rate of a group with an lr of its own is then
+        multiplied by what `self.lr` was multiplied by since the optimiser was made.
+
+    Every option is an attribute, read and checked at each step.
     """
 
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
 
-    def __init__(self, params, lr, weight_decay):
-        name = type(self).__name__
-        self.lr = number(name, "lr", lr, 0)
-        weight_decay = number(name, "weight_decay", weight_decay, 0)
-        params = list(params)
-        if not params:
-            raise ValueError(f"{name}: no parameters to optimise")
-        self.groups = params if isinstance(params[0], dict) else groups(params, weight_decay)
-        self.params, self.decays = [], []
+    def __init__(self, params, **options):
+        name, self.options = type(self).__name__, tuple(options)
+        self.__dict__.update(options, initial_lr=number(name, "lr", options["lr"], 0), steps=0, kept={})
+        self.groups = groups(name, params)
+        self.params = [p for group in self.groups for p in group["params"]]
+        self.counts = [0] * len(self.params)
+        self.settings()
+
+    def __getattr__(self, name):
+        instead = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
+
+    def check(self, options):
+        """Options as a step takes them; an error names the one that is wrong."""
+        return options | {key: number(type(self).__name__, key, options[key], 0) for key in ("lr", "weight_decay")}
+
+    def settings(self):
+        """The options that the next step takes for each parameter, as a list of dicts."""
+        name, common, found = type(self).__name__, {key: getattr(self, key) for key in self.options}, []
+        lr, initial = self.check(common)["lr"], self.initial_lr
         for group in self.groups:
-            for p in group["params"]:
-                if not isinstance(p, Tensor) or not p.is_leaf:
-                    raise TypeError(f"{name}: params must be leaf tensors, got {p!r:.80}")
-                if any(p is q for q in self.params):
-                    raise ValueError(f"{name}: a parameter of shape {p.shape} is listed twice")
-                self.params.append(p)
-                self.decays.append(number(name, "weight_decay", group.get("weight_decay", weight_decay), 0))
-        self.steps = 0
-        self.kept = {slot: [None] * len(self.params) for slot in self.slots}
+            own = {key: value for key, value in group.items() if key != "params"}
+            for key in sorted(own.keys() - common.keys()):
+                raise ValueError(f"{name}: a group has {key!r}; it may have params, {', '.join(common)}")
+            options = self.check(common | own)
+            if "lr" in own:
+                if options["lr"] and not initial:
+                    raise ValueError(
+                        f"{name}: lr must be above 0 where a group has its own, {own['lr']}, in ratio to it"
+                    )
+                options["lr"] *= lr / (initial or 1)
+            spared = options if "weight_decay" in own else options | {"weight_decay": 0.0}
+            found += [options if getattr(p, "decay", True) else spared for p in group["params"]]
+        return found
 
     def zero_grad(self):
         for p in self.params:
             p.grad = None
 
     def step(self):
-        """Update, in place, every parameter that has a gradient."""
+        """Update, in place, every parameter that requires a gradient and has one.
+
+        Raises ValueError or TypeError, before anything has changed, for options that are none, for a gradient of
+        another shape, dtype or device than its parameter, and for parameters that are read-only or share memory.
+        """
+        settings = self.settings()
+        chosen = [i for i, p in enumerate(self.params) if p.grad is not None and p.requires_grad]
+        grads = self.gradients(chosen)
+        kept = [[self.array(slot, i) for slot in self.slots] for i in chosen]
         self.steps += 1
-        updates = [
-            (p.data, p.grad, decay, *(self.array(slot, i, p.data) for slot in self.slots))
-            for i, (p, decay) in enumerate(zip(self.params, self.decays, strict=True))
-            if p.grad is not None and p.requires_grad
-        ]
+        updates = []
+        for i, gw, arrays in zip(chosen, grads, kept, strict=True):
+            self.counts[i] += 1
+            updates.append((self.params[i].data, gw, settings[i] | {"step": self.counts[i]}, *arrays))
         kernel = kernels.pick(self, [array for w, gw, _, *kept in updates for array in (w, gw, *kept)])
         if kernel:
             kernel.step(self, updates)
         else:
-            for w, *others in updates:
+            for w, gw, options, *kept in updates:
                 with backend.on(backend.device_of(w)):
-                    self.update(w, *others)
+                    self.update(w, gw, *kept, **options)
 
-    def array(self, slot, i, like):
-        """The kept array of parameter i: zeros when first asked for, and moved along with its parameter."""
-        kept = self.kept[slot][i]
-        if kept is None:
-            kept = backend.namespace("step", like).zeros_like(like)
-        self.kept[slot][i] = backend.to_device(kept, backend.device_of(like))
-        return self.kept[slot][i]
+    def gradients(self, chosen):
+        """The gradients of the parameters of these places, if a step can be made in all of them; else an error."""
+        grads = []
+        for i in chosen:
+            p, where = self.params[i], f"{type(self).__name__}: parameter {i}"
+            grads.append(gradient(where, p))
+            if not getattr(p.data.flags, "writeable", True):  # CuPy's arrays always are
+                raise ValueError(f"{where} of shape {p.shape} is read-only; give it a copy: p.data = p.data.copy()")
+            for slot, row in self.kept.items():
+                if row[i] is not None and row[i].shape != p.shape:
+                    raise ValueError(f"{where} has shape {p.shape} now, its {slot} has {row[i].shape}")
+        pair = overlap([self.params[i].data for i in chosen])
+        if pair:
+            a, b = (f"{chosen[i]} of shape {self.params[chosen[i]].shape}" for i in pair)
+            raise ValueError(
+                f"{type(self).__name__}: parameters {a} and {b} share memory; give one a copy, or tie weights by "
+                "assigning one Parameter to both modules"
+            )
+        return grads
+
+    def array(self, slot, i):
+        """The kept array of parameter i: zeros when first asked for, and moved and converted along with it."""
+        row, w = self.kept.setdefault(slot, [None] * len(self.params)), self.params[i].data
+        with backend.on(backend.device_of(w)):
+            if row[i] is None:
+                row[i] = backend.namespace("step", w).zeros_like(w)
+            row[i] = backend.to_device(row[i], backend.device_of(w)).astype(w.dtype, copy=False)
+        return row[i]
 
     def state_dict(self):
         """Arrays ("velocity.0" …) and numbers that make the next step what it would have been."""
         arrays = {f"{s}.{i}": a for s, kept in self.kept.items() for i, a in enumerate(kept) if a is not None}
-        return arrays | {"steps": self.steps, "lr": self.lr}
+        numbers = {"steps": self.steps, "lr": float(self.lr), "initial_lr": self.initial_lr}
+        return arrays | numbers | {"counts": list(self.counts)}
 
     def load_state_dict(self, state):
-        """Take over what :meth:`state_dict` gave; checked before anything is changed."""
+        """Take over what :meth:`state_dict` gave; checked before anything is changed.
+
+        Older states have one count: it becomes that of every parameter for which there are arrays.
+        """
+        name, size = type(self).__name__, len(self.params)
         arrays = {k: v for k, v in state.items() if backend.is_array(v)}
         for key, array in arrays.items():
             slot, _, i = key.partition(".")
-            if slot not in self.kept or not i.isdecimal() or int(i) >= len(self.params):
-                raise ValueError(f"{type(self).__name__}: state has {key!r}, which belongs to another optimiser")
+            if slot not in self.slots or not i.isdecimal() or int(i) >= size:
+                raise ValueError(f"{name}: state has {key!r}, which belongs to another optimiser")
             p = self.params[int(i)]
             if (array.shape, array.dtype) != (p.shape, p.dtype):
                 raise ValueError(
-                    f"{type(self).__name__}: state {key!r} has shape {array.shape} {array.dtype}, "
+                    f"{name}: state {key!r} has shape {array.shape} {array.dtype}, "
                     f"parameter {i} has {p.shape} {p.dtype}"
                 )
-        kept = {slot: [arrays.get(f"{slot}.{i}") for i in range(len(self.params))] for slot in self.slots}
-        self.kept = {slot: [None if a is None else a.copy() for a in row] for slot, row in kept.items()}
-        self.steps, self.lr = int(state["steps"]), float(state["lr"])
+        for key in {"steps", "lr"} - state.keys():
+            raise ValueError(f"{name}: state has no {key!r}")
+        steps, lr = count(name, "steps", state["steps"], 0), number(name, "lr", state["lr"], 0)
+        started = [any(f"{slot}.{i}" in arrays for slot in self.slots) for i in range(size)]
+        counts = [count(name, "counts", n, 0) for n in state.get("counts", [steps * begun for begun in started])]
+        if len(counts) != size:
+            raise ValueError(f"{name}: state has counts of {len(counts)} parameters, the optimiser has {size}")
+        for slot, (i, n) in itertools.product(self.slots, enumerate(counts)):
+            if (n or started[i]) and f"{slot}.{i}" not in arrays:
+                raise ValueError(f"{name}: state has no '{slot}.{i}', of a parameter that has made {n} steps")
+        self.kept = {slot: [None] * size for slot in self.slots}
+        for key, array in arrays.items():
+            slot, _, i = key.partition(".")
+            with backend.on(backend.device_of(array)):
+                self.kept[slot][int(i)] = array.copy()
+        self.steps, self.counts, self.lr = steps, counts, lr
+        self.initial_lr = number(name, "initial_lr", state.get("initial_lr", self.initial_lr), 0)
 
 
 class SGD(Optimizer):
@@ -117,81 +180,116 @@ class SGD(Optimizer):
     """
 
     def __init__(self, params, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
-        self.momentum, self.nesterov = number("SGD", "momentum", momentum, 0, 1), bool(nesterov)
-        if nesterov and not momentum:
-            raise ValueError("SGD: nesterov needs a momentum above 0")
-        self.slots = ("velocity",) if momentum else ()
-        super().__init__(params, lr, weight_decay)
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
-    def update(self, w, gw, decay, v=None):
-        d = gw + decay * w if decay else gw
+    @property
+    def slots(self):
+        """The velocity, of all parameters if one has momentum."""
+        return ("velocity",) if self.momentum or any(group.get("momentum") for group in self.groups) else ()
+
+    def check(self, options):
+        options = super().check(options) | {"momentum": number("SGD", "momentum", options["momentum"], 0, 1)}
+        if choice("SGD", "nesterov", options["nesterov"], (True, False)) and not options["momentum"]:
+            raise ValueError("SGD: nesterov needs a momentum above 0")
+        return options
+
+    def update(self, w, gw, v=None, *, lr, momentum, nesterov, weight_decay, step):
+        d = gw + weight_decay * w if weight_decay else gw
         if v is not None:
-            v *= self.momentum
+            v *= momentum
             v += d
-            d = d + self.momentum * v if self.nesterov else v
-        w -= self.lr * d
+            d = d + momentum * v if nesterov else v
+        w -= lr * d
 
 
 class AdamW(Optimizer):
     r"""Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as PyTorch writes it.
 
     .. math:: m \leftarrow \beta_1 m + (1-\beta_1)\bar w, \quad v \leftarrow \beta_2 v + (1-\beta_2)\bar w^2, \quad
-        w \leftarrow (1-\eta\lambda)\,w - \eta\,\frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
+        w \leftarrow (1-\eta\lambda)\,w - \eta\,\frac{m / (1-\beta_1^t)}{\sqrt{v} / \sqrt{1-\beta_2^t} + \epsilon}
+
+    t counts the steps of the parameter itself: the means of one that gets its first gradient late start late.
     """
 
     slots = ("first", "second")
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
-        super().__init__(params, lr, weight_decay)
-        self.betas = tuple(number("AdamW", "betas", b, 0, 1) for b in betas)
-        self.eps = number("AdamW", "eps", eps, 0)
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def update(self, w, gw, decay, m, v):
-        xp, (b1, b2) = backend.namespace("AdamW", w, gw), self.betas
-        m += (1 - b1) * (gw - m)
-        v += (1 - b2) * (gw * gw - v)
-        rate = self.lr / (1 - b1**self.steps)
-        w *= 1 - self.lr * decay
-        w -= rate * m / (xp.sqrt(v / (1 - b2**self.steps)) + self.eps)
+    def check(self, options):
+        betas = options["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"AdamW: betas must be two numbers, got {betas!r}")
+        betas = tuple(number("AdamW", "betas", b, 0, 1) for b in betas)
+        if 1 in betas:
+            raise ValueError(f"AdamW: betas must be below 1, got {betas}")
+        return super().check(options) | {"betas": betas, "eps": number("AdamW", "eps", options["eps"], 0)}
+
+    def update(self, w, gw, m, v, *, lr, betas, eps, weight_decay, step):
+        xp, (b1, b2) = backend.namespace("AdamW", w, gw), betas
+        m *= b1
+        m += (1 - b1) * gw
+        v *= b2
+        v += (1 - b2) * gw * gw  # in this order: the square of a large gradient alone would be infinite
+        w *= 1 - lr * weight_decay
+        w -= lr / (1 - b1**step) * m / (xp.sqrt(v) / math.sqrt(1 - b2**step) + eps)
 
 
 def clip_grad_norm(params, max_norm):
     """Scale all gradients down together so that their joint Euclidean norm is at most `max_norm`.
 
-    Returns the norm before, in float64: NumPy's scalar, or on a GPU an array without axes that nobody has waited for
-    (the host does not learn there whether the norm is too large, so small gradients are multiplied by 1). Gradients are
-    replaced, not edited; with a NaN among them all stay as they are.
+    `params` are Tensors as an optimiser takes them, or one. Returns the norm before, in float64: NumPy's scalar, or on
+    a GPU an array without axes that nobody has waited for (the host does not learn there whether the norm is too large,
+    so small gradients are multiplied by 1). Gradients are replaced, not edited; with a NaN or an infinity among them
+    all stay as they are.
     """
-    max_norm = number("clip_grad_norm", "max_norm", max_norm, 0)
-    params = [p for p in params if p.grad is not None]
+    if not (isinstance(max_norm, float) and max_norm == math.inf):  # that only measures
+        max_norm = number("clip_grad_norm", "max_norm", max_norm, 0)
+    params = [p for p in tensors("clip_grad_norm", params) if p.grad is not None]
     if not params:
         return np.float64(0)
-    xp = backend.namespace("clip_grad_norm", *(p.grad for p in params))
+    grads = [gradient("clip_grad_norm", p) for p in params]
+    xp = backend.namespace("clip_grad_norm", *grads)
     with backend.on(params[0].device):
-        norm = xp.sqrt(sum((p.grad.astype("float64") ** 2).sum() for p in params))
-        if xp is np and not norm > max_norm:
+        norm = _norm(xp, grads)
+        if xp is np and not max_norm < norm < math.inf:
             return norm
         scale = xp.fmin(max_norm / norm, 1)  # of 1 and NaN (0 / 0, or from a gradient) the smaller is 1
+        scale = xp.where(norm < math.inf, scale, 1)
         for p in params:
-            p.grad = p.grad * scale.astype(p.grad.dtype)
+            p.grad = xp.asarray(p.grad * scale.astype(p.grad.dtype))  # of 0-d arrays NumPy makes scalars
     return norm
+
+
+def _norm(xp, grads):
+    """The joint norm in float64, whose squares may overflow: gradients in float64 are divided by the largest before."""
+    unit, largest = 1, [abs(g).max() for g in grads if g.dtype == np.float64 and g.size]
+    if largest:
+        unit = functools.reduce(xp.maximum, largest)
+        unit = xp.where((unit > 0) & (unit < math.inf), unit, 1)
+        grads = [g / unit for g in grads]
+    return unit * xp.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grads))
 
 
 def step_schedule(lr, milestones, gamma=0.1):
     """step -> rate: times `gamma` at each milestone. The paper: lr 0.01, milestones 150k and 300k of 400k."""
+    lr, gamma = number("step_schedule", "lr", lr, 0), number("step_schedule", "gamma", gamma, 0)
     milestones = sorted(count("step_schedule", "milestones", m, 0) for m in milestones)
     return lambda step: lr * gamma ** sum(step >= m for m in milestones)
 
 
 def cosine_schedule(lr, total, final=0.0):
     """step -> rate: half a cosine from lr at step 0 to `final` at step `total` and after."""
+    lr, final = number("cosine_schedule", "lr", lr, 0), number("cosine_schedule", "final", final, 0)
     total = count("cosine_schedule", "total", total)
     return lambda step: final + (lr - final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
 
 
 def warm_up(schedule, steps, start=0.0):
     """A schedule whose first `steps` rise in a straight line from `start` times its own rate."""
-    steps = count("warm_up", "steps", steps, 0)
+    if not callable(schedule):
+        raise TypeError(f"warm_up: schedule must be a function of the step, got {type(schedule).__name__}")
+    steps, start = count("warm_up", "steps", steps, 0), number("warm_up", "start", start, 0, 1)
 
     def rate(step):
         share = 1 if step >= steps else start + (1 - start) * (step + 1) / (steps + 1)

@@ -62,6 +62,69 @@ def test_steps(name, dtype):
     close(got, [a.astype(dtype) for a in right(name)], TOLERANCE[dtype])
 
 
+GROUPS = {
+    "AdamW": ({}, {"lr": 0.3, "weight_decay": 0.1}, {"betas": (0.5, 0.9)}, {"eps": 0.1}),
+    "SGD": (
+        {"momentum": 0.9},
+        {"lr": 0.3, "weight_decay": 0.1},
+        {"momentum": 0.5},
+        {"momentum": 0.1, "nesterov": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_groups_and_parameters_that_come_late(kind):
+    """A launch for all that have the same options and have made as many steps; the numbers of the textbook."""
+    results = []
+    for device, mode in ((backend.CPU, "textbook"), (GPU, "fast")):
+        params = [Tensor(np.full(size, 2.0), requires_grad=True, device=device) for size in (3, 5, 7, 9, 4, 6, 8, 2)]
+        given = [{"params": params[2 * i : 2 * i + 2]} | own for i, own in enumerate(GROUPS[kind])]
+        optimizer = getattr(optim, kind)(given, lr=0.1)
+        with minnl.use_kernels(mode), mock.patch.object(OPTIM, "launch", wraps=OPTIM.launch) as launched:
+            for step in range(5):
+                optimizer.lr = 0.1 + 0.01 * step
+                for i, p in enumerate(params):
+                    late = i % 2 and step < 3
+                    p.grad = None if late else backend.to_device(gradient(step, i, p.shape).astype("float64"), p.device)
+                optimizer.step()
+        each = 2 if kind == "AdamW" else 1  # of a group, in the last two steps
+        assert launched.call_count == (device != backend.CPU) * (3 * 4 + 2 * 4 * each)
+        assert optimizer.counts == [5, 2] * 4
+        results.append([p.numpy() for p in params])
+    close(results[1], results[0], TOLERANCE["float64"])
+
+
+def test_large_gradients():
+    """Their squares overflow; the moments do not, and a step is lr."""
+    (p,) = on_gpu(np.zeros(3, np.float32))
+    optimizer = optim.AdamW([p], 0.01, weight_decay=0.0)
+    for _ in range(4):
+        p.grad = backend.to_device(np.array([1e20, -2e20, 2e19], np.float32), GPU)
+        optimizer.step()
+    np.testing.assert_allclose(p.numpy(), [-0.04, 0.04, -0.04], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KERNEL)
+def test_parameters_that_share_memory_are_refused(kind):
+    whole = backend.to_device(np.ones((2, 6)), GPU)
+    for parts, shared in ((list(whole.T), False), ([whole[0], whole[1]], False), ([whole[:, :4], whole[:, 3:]], True)):
+        params = [Tensor(a, requires_grad=True) for a in parts]
+        for p in params:
+            p.grad = p.data * 2
+        optimizer = getattr(optim, kind)(params, lr=0.25)
+        if shared:
+            before = whole.copy()
+            with pytest.raises(
+                ValueError, match=rf"{kind}: parameters 0 of shape \(2, 4\) and 1 of shape .* share memory"
+            ):
+                optimizer.step()
+            assert (whole == before).all()
+        else:
+            optimizer.step()
+            assert (whole < 1).all()
+
+
 @pytest.mark.parametrize("name", ["adamw", "nesterov"])
 def test_same_bits(name):
     first, second = ([a.tobytes() for a in trained(name, "float32")] for _ in range(2))
@@ -131,10 +194,13 @@ def test_the_table_is_that_of_the_source():
 MISTAKES = [
     ("middle].block <= blockIdx.x", "middle].block < blockIdx.x", "adamw"),
     ("high - low > 1", "high - low > 2", "adamw"),
-    ("a * (g - part.first[i])", "a * g", "adamw"),
-    ("b * (g * g - part.second[i])", "b * (g - part.second[i])", "adamw"),
-    ("sqrt(v / c) + e", "sqrt(v) + e", "adamw"),
-    ("sqrt(v / c) + e", "sqrt(v / c + e)", "adamw-options"),
+    ("b1 * part.first[i]", "part.first[i]", "adamw"),
+    ("b2 * part.second[i]", "b1 * part.second[i]", "adamw"),
+    ("a * g, v", "b1 * g, v", "adamw"),
+    ("+ b * g * g;", "+ b * g;", "adamw"),
+    ("sqrt(v) / c + e", "sqrt(v) + e", "adamw"),
+    ("sqrt(v) / c + e", "sqrt(v / c) + e", "adamw"),
+    ("sqrt(v) / c + e", "(sqrt(v) + e) / c", "adamw-options"),
     ("w * keep - r * m", "w - r * m", "adamw"),
     ("r = T(rate), c = T(bias)", "r = T(rate), c = T(rate)", "adamw"),
     ("part.second[i] = v;", "", "adamw"),

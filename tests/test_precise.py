@@ -57,6 +57,16 @@ def test_batches_of_one_size_as_the_release_computes_it():
     np.testing.assert_allclose(model.second.running_var, expected, rtol=1e-5)
 
 
+def test_a_constant_channel_has_no_variance():
+    """As a difference of squares it would be below 0 for some of them, and evaluation NaN."""
+    norm, constants = nn.BatchNorm3d(32), (1e6 / np.arange(3, 35)).astype(np.float32)
+    seen = [np.broadcast_to(constants, (n, 7, 11, 13, 32)).copy() for n in (3, 1, 2, 5)]
+    precise_batch_norm(norm, seen)
+    np.testing.assert_allclose(norm.running_mean, constants, rtol=5e-7)  # the means of batches come in float32
+    assert (norm.running_var >= 0).all() and (norm.running_var <= (5e-7 * constants) ** 2).all()
+    assert np.isfinite(norm.eval()(Tensor(seen[0])).data).all()
+
+
 def test_after_one_batch_evaluation_does_what_training_did():
     minnl.manual_seed(0)
     model = models.build("nl_c2d_r18_1", width=8, classes=3, frames=8, size=32, dropout=0.0).to(dtype=np.float64)

@@ -55,7 +55,7 @@ def test_nesterov_with_decay_on_all_but_batch_norm():
     made = recipes.optimizer(model.parameters(), config())
     assert isinstance(made, optim.SGD) and made.nesterov and made.momentum == 0.9 and made.lr == 0.01
     names = {id(p): name for name, p in model.named_parameters()}
-    decays = {names[id(p)]: decay for p, decay in zip(made.params, made.decays, strict=True)}
+    decays = {names[id(p)]: o["weight_decay"] for p, o in zip(made.params, made.settings(), strict=True)}
     assert len(decays) == len(names)
     assert all(decay == (0 if ".norm." in name else 1e-4) for name, decay in decays.items())
     assert decays["head.classify.bias"] == decays["res4.nonlocal0.theta.bias"] == 1e-4

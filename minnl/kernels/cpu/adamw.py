@@ -6,6 +6,8 @@ all but the first pass over a block find it in the cache, and threads share the 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from minnl.kernels import memory, threads
@@ -25,34 +27,32 @@ class BlockedAdamW:
 
     @staticmethod
     def step(optimizer, updates):
-        (b1, b2), steps = optimizer.betas, optimizer.steps
-        rate, bias = optimizer.lr / (1 - b1**steps), 1 - b2**steps
-
         def one(blocks):
             scratch = memory.empty((2, BLOCK_ELEMENTS), np.float32)
-            for w, gw, decay, m, v in blocks:
+            for options, w, gw, m, v in blocks:
+                (b1, b2), lr, step = options["betas"], options["lr"], options["step"]
                 d, e = scratch[:, : len(w)]
-                np.subtract(gw, m, out=d)
-                d *= 1 - b1
+                m *= b1
+                np.multiply(1 - b1, gw, out=d)
                 m += d
-                np.multiply(gw, gw, out=d)
-                d -= v
-                d *= 1 - b2
+                v *= b2
+                np.multiply(1 - b2, gw, out=d)
+                d *= gw
                 v += d
-                np.divide(v, bias, out=d)
-                np.sqrt(d, out=d)
-                d += optimizer.eps
-                np.multiply(rate, m, out=e)
+                np.sqrt(v, out=d)
+                d /= math.sqrt(1 - b2**step)
+                d += options["eps"]
+                np.multiply(lr / (1 - b1**step), m, out=e)
                 np.divide(e, d, out=d)
-                w *= 1 - optimizer.lr * decay
+                w *= 1 - lr * options["weight_decay"]
                 w -= d
 
-        blocks = [block for update in updates for block in _blocks(*update)]
+        blocks = [(options, *block) for w, gw, options, *kept in updates for block in _blocks(w, gw, *kept)]
         threads.run(one, [blocks[some] for some in threads.shares(len(blocks), 16)])
 
 
-def _blocks(w, gw, decay, m, v):
+def _blocks(*arrays):
     """The arrays of one parameter as flat pieces that lie side by side."""
-    w, gw, m, v = (memory.view(a, -1) for a in (w, gw, m, v))
-    for some in threads.pieces(len(w), BLOCK_ELEMENTS):
-        yield w[some], gw[some], decay, m[some], v[some]
+    arrays = [memory.view(a, -1) for a in arrays]
+    for some in threads.pieces(len(arrays[0]), BLOCK_ELEMENTS):
+        yield [a[some] for a in arrays]

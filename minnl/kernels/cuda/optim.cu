@@ -34,20 +34,20 @@ __device__ int part_of_block(const Parts<T>& parts) {
     return low;
 }
 
-// decay is what w is multiplied by; rate is the learning rate corrected for the bias of the first moment, bias that of
-// the second.
+// decay is what w is multiplied by; rate is the learning rate corrected for the bias of the first moment, bias the root
+// of that of the second. The square of a large gradient alone would be infinite, b * g * g need not be.
 template <typename T>
-__global__ void adamw(const Parts<T> parts, double first_share, double second_share, double rate, double bias,
-                      double eps) {
+__global__ void adamw(const Parts<T> parts, double beta1, double beta2, double rate, double bias, double eps) {
     const Part<T> part = parts.of[part_of_block(parts)];
     const index_t start = (blockIdx.x - part.block) * EACH, end = min(start + EACH, part.size);
-    const T a = T(first_share), b = T(second_share), r = T(rate), c = T(bias), e = T(eps), keep = T(part.decay);
+    const T b1 = T(beta1), b2 = T(beta2), a = T(1 - beta1), b = T(1 - beta2);
+    const T r = T(rate), c = T(bias), e = T(eps), keep = T(part.decay);
     for (index_t i = start + threadIdx.x; i < end; i += blockDim.x) {
         const T g = part.gw[i], w = part.w[i];
-        const T m = part.first[i] + a * (g - part.first[i]), v = part.second[i] + b * (g * g - part.second[i]);
+        const T m = b1 * part.first[i] + a * g, v = b2 * part.second[i] + b * g * g;
         part.first[i] = m;
         part.second[i] = v;
-        part.w[i] = w * keep - r * m / (sqrt(v / c) + e);
+        part.w[i] = w * keep - r * m / (sqrt(v) / c + e);
     }
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from minnl import backend
@@ -35,9 +37,9 @@ class OneLaunchAdamW(_Step):
 
     @staticmethod
     def step(optimizer, updates):
-        (b1, b2), steps, lr = optimizer.betas, optimizer.steps, optimizer.lr
-        numbers = 1 - b1, 1 - b2, lr / (1 - b1**steps), 1 - b2**steps, optimizer.eps
-        launch("adamw<T>", [(w, gw, 1 - lr * decay, m, v) for w, gw, decay, m, v in updates], *numbers)
+        for ((b1, b2), eps, lr, t), some in by_options(updates, "betas", "eps", "lr", "step"):
+            keep = [(w, gw, 1 - lr * options["weight_decay"], m, v) for w, gw, options, m, v in some]
+            launch("adamw<T>", keep, b1, b2, lr / (1 - b1**t), math.sqrt(1 - b2**t), eps)
 
 
 class OneLaunchSGD(_Step):
@@ -45,7 +47,16 @@ class OneLaunchSGD(_Step):
 
     @staticmethod
     def step(optimizer, updates):
-        launch("sgd<T>", updates, optimizer.lr, optimizer.momentum, optimizer.nesterov)
+        for numbers, some in by_options(updates, "lr", "momentum", "nesterov"):
+            launch("sgd<T>", [(w, gw, options["weight_decay"], *kept) for w, gw, options, *kept in some], *numbers)
+
+
+def by_options(updates, *names):
+    """The updates for which options of these names are the same, and these options: for what a launch has one of."""
+    found = {}
+    for update in updates:
+        found.setdefault(tuple(update[2][name] for name in names), []).append(update)
+    return found.items()
 
 
 def launch(kernel, updates, *numbers):
