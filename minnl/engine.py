@@ -80,7 +80,8 @@ class Tensor:
             scalars = isinstance(data, np.generic)  # np.float64(1): it has a dtype of its own, and keeps it
             data = np.asarray(data, dtype=dtype or (None if scalars else np.float32))
         if dtype is not None:
-            data = data.astype(float_dtype("Tensor", dtype), copy=False)
+            with backend.on(data):
+                data = data.astype(float_dtype("Tensor", dtype), copy=False)
         if data.dtype not in FLOATS:
             raise TypeError(
                 f"Tensor: data has dtype {data.dtype}, float32 or float64 expected; say Tensor(data, dtype=np.float32)"

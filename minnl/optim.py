@@ -80,7 +80,8 @@ class Optimizer:
         """The kept array of parameter i: zeros when first asked for, and moved along with its parameter."""
         kept = self.kept[slot][i]
         if kept is None:
-            kept = backend.namespace("step", like).zeros_like(like)
+            with backend.on(like):
+                kept = backend.namespace("step", like).zeros_like(like)
         self.kept[slot][i] = backend.to_device(kept, backend.device_of(like))
         return self.kept[slot][i]
 
@@ -103,7 +104,7 @@ class Optimizer:
                     f"parameter {i} has {p.shape} {p.dtype}"
                 )
         kept = {slot: [arrays.get(f"{slot}.{i}") for i in range(len(self.params))] for slot in self.slots}
-        self.kept = {slot: [None if a is None else a.copy() for a in row] for slot, row in kept.items()}
+        self.kept = {slot: [None if a is None else backend.copied(a) for a in row] for slot, row in kept.items()}
         self.steps, self.lr = int(state["steps"]), float(state["lr"])
 
 
