@@ -144,9 +144,26 @@ def to_host(array):
     return to_device(array, CPU)
 
 
-def on(target):
-    """Context in which new arrays are made on a device; does nothing for the CPU."""
+def on(where):
+    """Context in which arrays are made, and work on them is done, on a device or on that of an array.
+
+    CuPy makes and computes everything on the current device, the first one unless told otherwise, also of arrays that
+    another one holds. Does nothing for the CPU.
+    """
+    target = where if isinstance(where, Device) else device_of(where)
     return contextlib.nullcontext() if target.kind == "cpu" else load_cupy().cuda.Device(target.index)
+
+
+def copied(array):
+    """A copy of an array, on its device."""
+    with on(array):
+        return array.copy()
+
+
+def assign(array, value):
+    """``array[...] = value`` on the array's device, wherever the value is: a number, or another array."""
+    with on(array):
+        array[...] = to_device(value, device_of(array)) if is_array(value) else value
 
 
 def memory_of(target):

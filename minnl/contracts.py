@@ -28,7 +28,10 @@ def numbers(data, dtype=None):
         )
     if dtype is None and not given:
         dtype = np.float32
-    return data if dtype is None else data.astype(float_dtype("Tensor", dtype), copy=False)
+    if dtype is None:
+        return data
+    with backend.on(data):
+        return data.astype(float_dtype("Tensor", dtype), copy=False)
 
 
 def float_dtype(op, dtype):

@@ -97,7 +97,8 @@ def path():
 
 
 def _finite(array):
-    return bool(backend.namespace("debug", array).isfinite(array).all())
+    with backend.on(array):
+        return bool(backend.namespace("debug", array).isfinite(array).all())
 
 
 def _shapes(arrays):

@@ -59,24 +59,25 @@ class _Precise:
 
     def __enter__(self):
         norm = self.norm
-        self.before = norm.momentum, norm.running_mean.copy(), norm.running_var.copy()
+        self.before = norm.momentum, backend.copied(norm.running_mean), backend.copied(norm.running_var)
         norm.forward, norm.momentum = self.forward, 1.0  # an instance's own forward goes before its class's
 
     def __exit__(self, error, *_):
         norm = self.norm
         del norm.forward
         norm.momentum, mean, var = self.before
-        with backend.on(backend.device_of(mean)):
+        with backend.on(mean):
             if error is None and self.count:  # 0 for a norm that the model does not use
                 mean, var = self.mean, self.deviation / self.count
             norm.running_mean[...], norm.running_var[...] = mean, var
 
     def forward(self, x, *others, **options):
         norm = self.norm
-        norm.running_mean[...] = norm.running_var[...] = 0  # with a momentum of 1 they become those of the batch
+        for running in (norm.running_mean, norm.running_var):
+            backend.assign(running, 0)  # with a momentum of 1 they become those of the batch
         y = type(norm).forward(norm, x, *others, **options)
         n = x.size // x.shape[-1]
-        with backend.on(backend.device_of(norm.running_mean)):
+        with backend.on(norm.running_mean):
             mean, var = norm.running_mean.astype(np.float64), norm.running_var.astype(np.float64)
             self.count += n
             apart = mean - self.mean

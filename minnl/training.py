@@ -280,7 +280,7 @@ class Trainer:
             "lr": self.optimizer.lr,
             "loader": self.train_loader.state_dict(),
             "random": random.get_state(),
-            "buffers": {name: array.copy() for name, array in self.model.named_buffers()},  # running statistics
+            "buffers": {name: backend.copied(a) for name, a in self.model.named_buffers()},  # running statistics
         }
 
     def _rescued(self, reason, then):
@@ -294,7 +294,7 @@ class Trainer:
                 self.train_loader.load_state_dict(before["loader"])
                 random.set_state(before["random"])
                 for name, array in self.model.named_buffers():
-                    array[...] = before["buffers"][name]
+                    backend.assign(array, before["buffers"][name])
             self._look()
             self.save("last")
             saved = f"{last} holds the state after step {self.step}: with more memory, --resume goes on from there."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minnl import nn
+from minnl import backend, nn
 
 CLASSIFIER = "head.classify."
 
@@ -117,7 +117,7 @@ def freeze_norms(model):
     """
     norms = [(path, m) for path, m in model.modules() if isinstance(m, nn.BatchNorm3d)]
     for path, norm in norms:
-        if not norm.weight.data.any():
+        if not backend.to_host(norm.weight.data).any():
             raise ValueError(
                 f"freeze_norms: gamma of {path or 'the norm'} is 0 and would stay so, and with it all that it ends; "
                 'load trained weights first, or build with norm="affine", whose new non-local blocks have no norm'

@@ -52,7 +52,7 @@ MISTAKES = [
     (DROPOUT, "dropout.cu", "dropout", "channels + c]) * T(scale)", "channels + c])"),
     (POINTWISE, "pointwise.cu", "affine", "* s + b;", "* s;"),
     (POINTWISE, "pointwise.cu", "affine", "s = scale[c], b = shift[c];", "s = scale[0], b = shift[c];"),
-    (POINTWISE, "pointwise.cu", "relu", "T(y[i] > 0)", "T(y[i] >= 0)"),
+    (POINTWISE, "pointwise.cu", "relu", "y[i] <= 0 ?", "y[i] < 0 ?"),
     (POINTWISE, "pointwise.cu", "sigmoid", "exp(-fabs(x[i]))", "exp(x[i])"),
     (POINTWISE, "pointwise.cu", "sigmoid", "x[i] >= 0 ? T(1) : e", "T(1)"),
     (POINTWISE, "pointwise.cu", "sigmoid", "gy[i] * y[i] * (1 - y[i])", "gy[i] * (1 - y[i])"),

@@ -43,6 +43,18 @@ def test_a_run_on_the_gpu_is_the_run_on_the_cpu(tmp_path):
             np.testing.assert_allclose(array, wanted[name], rtol=1e-4, atol=1e-6)
 
 
+def test_on_the_second_gpu_the_first_does_nothing(tmp_path):
+    with minnl.use_kernels("textbook"), strict_cupy.installed(gpus=2):
+        made = trainer(tmp_path, "gpu:1")
+        made.precise = 2
+        assert not made.fit(2, plain=True)
+        made = trainer(tmp_path, "gpu:1")
+        made.precise = 2
+        made.resume(tmp_path / "last.safetensors")
+        assert made.fit(plain=True)
+        assert strict_cupy.devices.used == {1}
+
+
 def test_a_step_waits_for_nothing(tmp_path):
     """Up go the labels, and the clips if they are not there yet; the host learns nothing."""
     with minnl.use_kernels("textbook"), strict_cupy.installed():

@@ -18,7 +18,6 @@ NO_TWIN = {
 NO_GRADIENT = {
     "maximum/nan": "the NaN gets the gradient, in PyTorch both do",
     "minimum/nan": "the NaN gets the gradient, in PyTorch both do",
-    "relu/nan": "a NaN gets no gradient, in PyTorch all of it",
     "abs/nan": "a NaN gets the gradient NaN, in PyTorch none",
     "max_pool3d/minus-infinity": "PyTorch sends the gradient to the first frame, though it lies outside",
 }

@@ -122,7 +122,8 @@ class Module:
 
         def moved(array):
             array = array if target is None else backend.to_device(array, target)
-            return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
+            with backend.on(array):
+                return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
 
         for p in self.parameters():
             p.data, p.grad = moved(p.data), None
@@ -156,7 +157,7 @@ class Module:
                 + "\n  ".join(wrong)
             )
         for k, array in mine.items():
-            array[...] = backend.to_device(state[k], backend.device_of(array))
+            backend.assign(array, state[k])
 
     def __repr__(self):
         lines = [f"  {name}: {child!r}".replace("\n", "\n  ") for name, child in self._modules.items()]

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 
-from minnl import debugging, engine, random
+from minnl import backend, debugging, engine, random
 from minnl.engine import Op, Tensor
 from minnl.nn.module import Module, keeping_modes
 
@@ -87,7 +87,7 @@ class TwoRuns(Op):
         self.keeps = (*(f"input{i}" for i in range(self.inputs)), *(f"module.{name}" for name, _ in named))
 
     def forward(self, *arrays):
-        buffers = [part._buffers[name].copy() for part, name in self.buffers]
+        buffers = [backend.copied(part._buffers[name]) for part, name in self.buffers]
         self.__dict__.update(zip(self.keeps, (*arrays, *buffers), strict=True))
         with engine.no_grad():
             return self.run([Tensor(x) for x in arrays[: self.inputs]]).data
@@ -145,7 +145,7 @@ class TwoRuns(Op):
                 for p, array, need in zip(self.parameters, kept, self.needs[self.inputs :], strict=False):
                     p.data, p.requires_grad = array, need
                 for (part, name), array in zip(self.buffers, kept[len(self.parameters) :], strict=True):
-                    part._buffers[name] = array.copy()
+                    part._buffers[name] = backend.copied(array)
                 yield
             finally:
                 for p, array, need in tensors:

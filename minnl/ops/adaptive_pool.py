@@ -6,8 +6,9 @@ import itertools
 import math
 
 from minnl import windows
-from minnl.engine import Op, hollow
+from minnl.engine import Op, chosen, hollow
 from minnl.ops.arguments import tensor
+from minnl.ops.reduce import first
 
 
 class _Adaptive(Op):
@@ -72,7 +73,8 @@ class AdaptiveMaxPool3d(_Adaptive):
         y, self.winner = self.empty(x, x.dtype), self.empty(x, self.xp.int64)
         for p, region in self.cells(x.shape):
             values = x[region].reshape(x.shape[0], math.prod(x[region].shape[1:4]), x.shape[4])
-            y[p], self.winner[p] = values.max(axis=1), values.argmax(axis=1)
+            y[p] = best = values.max(axis=1)
+            self.winner[p] = first(values, best, axis=1)
         return y
 
     def backward(self, gy):
@@ -81,7 +83,7 @@ class AdaptiveMaxPool3d(_Adaptive):
         for p, region in self.cells(self.shape):
             cell = gx[region]
             place = xp.arange(math.prod(cell.shape[1:4])).reshape(*cell.shape[1:4], 1)
-            cell += gy[p][:, None, None, None] * (self.winner[p][:, None, None, None] == place)
+            cell += chosen(gy[p][:, None, None, None], self.winner[p][:, None, None, None] == place)
         return (gx,)
 
     def infer(self, x):

@@ -7,7 +7,7 @@ the sum over its uses.
 from __future__ import annotations
 
 from minnl import backend
-from minnl.engine import Op, hollow, sum_to
+from minnl.engine import Op, chosen, hollow, sum_to
 from minnl.ops.arguments import broadcast_shape, tensors
 
 
@@ -119,9 +119,10 @@ class _Extreme(_Binary):
 
     def backward(self, gy):
         # where both are equal each gets half: the symmetric choice, and PyTorch's
-        half = (self.a == self.b).astype(gy.dtype) * 0.5
+        equal = self.a == self.b
+        gy = gy * (1 - equal.astype(gy.dtype) * 0.5)
         return self.shares(
-            lambda: gy * (self.wins(self.a, self.b) + half), lambda: gy * (self.wins(self.b, self.a) + half)
+            lambda: chosen(gy, self.wins(self.a, self.b) | equal), lambda: chosen(gy, self.wins(self.b, self.a) | equal)
         )
 
 
@@ -135,7 +136,7 @@ class Maximum(_Extreme):
         return self.xp.maximum(a, b)
 
     def wins(self, a, b):
-        return ((a > b) | (a != a)).astype(a.dtype)
+        return (a > b) | (a != a)
 
 
 class Minimum(_Extreme):
@@ -151,7 +152,7 @@ class Minimum(_Extreme):
         return self.xp.minimum(a, b)
 
     def wins(self, a, b):
-        return ((a < b) | (a != a)).astype(a.dtype)
+        return (a < b) | (a != a)
 
 
 class Where(_Binary):

@@ -64,10 +64,16 @@ def attention(theta, phi, positions, mode="embedded", scale=None, axes="spacetim
         For "space" zero outside of the query's frame, for "time" zero outside of its pixel.
     """
     op, (theta, phi, _, *_) = _prepared("attention", theta, phi, phi, mode, scale, axes, weight)
-    op.xp = xp = backend.namespace("attention", theta.data, phi.data)
+    op.xp = backend.namespace("attention", theta.data, phi.data)
     if weight is not None:
         op.weight = tensor("attention", "weight", weight).data
-    n, *sizes, _ = phi.shape
+    with backend.on(theta.device):
+        return _rows(op, theta, phi, positions, axes)
+
+
+def _rows(op, theta, phi, positions, axes):
+    """The weights of :func:`attention`."""
+    xp, (n, *sizes, _) = op.xp, phi.shape
     out = xp.zeros((n, len(positions), *sizes), dtype=theta.dtype)
     for q, position in enumerate(positions):
         t, h, w = _position(position, theta.shape[1:4])

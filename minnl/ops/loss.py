@@ -6,7 +6,7 @@ import numpy as np
 
 from minnl import backend
 from minnl.checks import choice, number
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, chosen, hollow
 from minnl.ops.arguments import broadcast_shape, tensor
 from minnl.ops.pointwise import sigmoid_of
 
@@ -58,9 +58,8 @@ class CrossEntropy(Op):
     def backward(self, gy):
         q, _ = self.target(self.e)
         gx = self.e / self.total * q.sum(axis=-1, keepdims=True) - q
-        if self.reduction == "none":
-            return (gx * gy[..., None],)
-        return (gx * (gy / self.divisor if self.reduction == "mean" else gy),)
+        gx *= gy[..., None] if self.reduction == "none" else gy / self.divisor if self.reduction == "mean" else gy
+        return (chosen(gx, ~self.ignored[..., None]),)
 
     def infer(self, x):
         self.e, self.total = hollow(x.shape, x.dtype), hollow((*x.shape[:-1], 1), x.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minnl import backend
 from minnl.checks import number
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, chosen, hollow
 from minnl.ops.arguments import tensor
 
 
@@ -67,7 +67,7 @@ class BatchNorm(_ChannelsLast):
         n = self.x.size // self.x.shape[-1]
         normed = (self.x - self.mean) * self.rstd
         if self.relu:
-            gy = gy * (self.y > 0)
+            gy = chosen(gy, self.y != 0)
         gbias, gweight = self.sums(gy), self.sums(gy * normed)
         gx = None
         if self.needs[0]:
@@ -122,7 +122,7 @@ class FrozenBatchNorm(_ChannelsLast):
 
     def backward(self, gy):
         if self.relu:
-            gy = gy * (self.y > 0)
+            gy = chosen(gy, self.y != 0)
         gweight = self.sums(gy * (self.x - self.mean)) * self.rstd if self.needs[1] else None
         gx = gy * (self.weight * self.rstd) if self.needs[0] else None
         return (gx, gweight, self.sums(gy) if self.needs[2] else None, gy)[: len(self.needs)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minnl.engine import Op, hollow
+from minnl.engine import Op, chosen, hollow
 
 
 def sigmoid_of(xp, x):
@@ -104,9 +104,9 @@ class Sigmoid(_Unary):
 
 
 class ReLU(_Unary):
-    r"""Rectifier: :math:`y = \max(x, 0)`, :math:`\bar x = \bar y\,[y > 0]`; slope 0 at 0, NaN stays NaN.
+    r"""Rectifier: :math:`y = \max(x, 0)`, :math:`\bar x = \bar y\,[y > 0]`; slope 0 at 0.
 
-    Keeps y, which the next layer keeps anyway.
+    NaN stays NaN and counts as above 0. Keeps y, which the next layer keeps anyway.
     """
 
     public_name = "relu"
@@ -116,7 +116,7 @@ class ReLU(_Unary):
         return self.y
 
     def backward(self, gy):
-        return (gy * (self.y > 0),)
+        return (chosen(gy, self.y != 0),)
 
 
 class Abs(_Unary):
@@ -152,4 +152,4 @@ class Clip(_Unary):
             inside &= self.x >= self.low
         if self.high is not None:
             inside &= self.x <= self.high
-        return (gy * inside,)
+        return (chosen(gy, inside),)

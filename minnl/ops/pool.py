@@ -6,7 +6,7 @@ import math
 import operator
 
 from minnl import windows
-from minnl.engine import Op, hollow
+from minnl.engine import Op, chosen, hollow
 from minnl.ops.arguments import tensor
 
 NO_DILATION = (1, 1, 1)
@@ -65,7 +65,7 @@ class MaxPool3d(_Pool):
         reach = self.reach(self.shape)
         big = windows.padded(self.xp, self.xp.zeros(self.shape, dtype=gy.dtype), reach)
         for tap, seen in enumerate(self.views(big, gy.shape[1:4])):
-            seen += gy * (self.winner == tap)
+            seen += chosen(gy, self.winner == tap)
         return (self.xp.ascontiguousarray(windows.inner(big, reach, self.shape)),)
 
     def first_on_input(self, sizes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from minnl.engine import Op
+from minnl.engine import Op, chosen
 
 
 class _Reduction(Op):
@@ -81,6 +81,11 @@ class Var(_Reduction):
         return (self.spread(gy) * self.deviation(self.x) * (2 / (self.count - self.correction)),)
 
 
+def first(x, best, axis):
+    """Where along an axis the best, or NaN, comes first; of several NaN CuPy's argmax takes any."""
+    return ((x == best[..., None].swapaxes(axis, -1)) | (x != x)).argmax(axis=axis)
+
+
 class Max(_Reduction):
     r"""Largest element: :math:`\bar x_i = \bar y\,[i = i^*]` with :math:`i^*` the first largest in row-major order.
 
@@ -96,17 +101,19 @@ class Max(_Reduction):
         return x.transpose([*rest, *self.axis]).reshape(*(x.shape[a] for a in rest), self.count)
 
     def extreme(self, rows):
-        return rows.max(axis=-1), rows.argmax(axis=-1)
+        return rows.max(axis=-1)
 
     def forward(self, x):
         self.remember(x)
-        y, self.winner = self.extreme(self.rows(x))
+        rows = self.rows(x)
+        y = self.extreme(rows)
+        self.winner = first(rows, y, axis=-1)
         return self.spread(y) if self.keepdims else self.xp.asarray(y)
 
     def backward(self, gy):
         # each row of n elements gets its share at the winner; rows back to x is the inverse of `rows`
         hit = self.winner[..., None] == self.xp.arange(self.count)
-        rows = gy.reshape(self.winner.shape)[..., None] * hit
+        rows = chosen(gy.reshape(self.winner.shape)[..., None], hit)
         rest = [a for a in range(len(self.shape)) if a not in self.axis]
         order = [*rest, *self.axis]
         back = sorted(range(len(order)), key=order.__getitem__)
@@ -122,4 +129,4 @@ class Min(Max):
     public_name = "min"
 
     def extreme(self, rows):
-        return rows.min(axis=-1), rows.argmin(axis=-1)
+        return rows.min(axis=-1)

@@ -135,10 +135,11 @@ def gradcheck(fn, inputs, locate=True):
     >>> assert result, result
     """
     arrays = _arrays(inputs)
-    probe = Probe(fn, arrays)
-    grads = probe.gradients()
-    names = _names(fn, len(arrays))
-    return GradcheckResult(tuple(_check(probe, i, names[i], g, locate) for i, g in enumerate(grads)))
+    with backend.on(arrays[0]):
+        probe = Probe(fn, arrays)
+        grads = probe.gradients()
+        names = _names(fn, len(arrays))
+        return GradcheckResult(tuple(_check(probe, i, names[i], g, locate) for i, g in enumerate(grads)))
 
 
 def _check(probe, i, name, g, locate):
@@ -268,8 +269,8 @@ def _arrays(inputs):
             )
     xp = backend.namespace("gradcheck", *arrays)
     for i, a in enumerate(arrays):
-        if not xp.isfinite(a).all():
+        if not np.isfinite(backend.to_host(a)).all():
             raise ValueError(f"gradcheck: inputs[{i}] holds NaN or infinity, where nothing has a slope")
     if xp is not np and os.environ.get("CUPY_TF32", "0") not in ("", "0"):
         raise ValueError("gradcheck: CUPY_TF32 is set, and TF32 is too coarse to check by; unset it and start anew")
-    return [a.copy() for a in arrays]
+    return [backend.copied(a) for a in arrays]

@@ -173,7 +173,7 @@ def relu(x):
 
 
 def relu_backward(gy, x):
-    return (each(lambda g, v: g if v > 0 else 0, gy, x),)
+    return (each(lambda g, v: g if v > 0 or math.isnan(v) else 0, gy, x),)
 
 
 def abs(x):

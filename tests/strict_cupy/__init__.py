@@ -43,7 +43,7 @@ from tests.strict_cupy.array import (
     words,
 )
 
-__all__ = ["Undefined", "counts", "installed", "ndarray"]
+__all__ = ["Undefined", "counts", "devices", "installed", "ndarray"]
 
 UFUNCS = words("""
 abs absolute add arctan arctan2 bitwise_and bitwise_or bitwise_xor cbrt ceil copysign cos cosh divide equal exp exp2
@@ -256,7 +256,7 @@ def _make_module():
 def installed(gpus=1):
     """`import cupy` gives a fresh stand-in with so many devices; afterwards everything is as before."""
     counts.reset()
-    devices.count, devices.current = gpus, 0
+    devices.count, devices.current, devices.used = gpus, 0, set()
     forget = backend.load_cupy.cache_clear
     forget()
     wheels = mock.patch.object(backend, "installed_cupy", lambda: ["cupy-cuda13x"])

@@ -23,7 +23,7 @@ class Counts:
 
 
 counts = Counts()
-devices = types.SimpleNamespace(count=1, current=0)
+devices = types.SimpleNamespace(count=1, current=0, used=set())
 
 
 def words(text):
@@ -76,6 +76,7 @@ class ndarray:
 
     def __init__(self, array, device=None):
         self._a, self.device = array, Device() if device is None else device
+        devices.used.add(self.device.id)
 
     shape = property(lambda self: self._a.shape)
     dtype = property(lambda self: self._a.dtype)

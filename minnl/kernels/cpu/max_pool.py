@@ -81,6 +81,7 @@ def selected(plan, gx, gy, winner):
     """Windows that are apart: each tap takes what it won, and 0 where it did not."""
     t, h, w = plan.axes
     columns = plan.columns
+    gx, gy = gx.view(np.int32), gy.view(np.int32)  # bits, of which a product with 0 is 0, even for NaN
     if w.trivial:  # rows lie side by side: as if each were one position
         columns = [(slice(0, 1), slice(0, 1))]
         gx, gy, winner = (memory.view(a, *a.shape[:3], 1, -1) for a in (gx, gy, winner))

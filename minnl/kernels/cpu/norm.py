@@ -13,7 +13,7 @@ from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.rows import rows_of
 
 SMALLEST = 64 * 1024  # numbers: with fewer the textbook body is through before the blocks are cut
-FAR = 4  # deviations: if a mean is farther from 0, means are taken off x before anything else
+FAR = 4  # deviations: if a mean is farther from 0, means are taken off x before anything else, or a weight is infinite
 
 
 class LargeKernel(Float32Kernel):
@@ -28,7 +28,8 @@ class BlockedBatchNorm(LargeKernel):
     @staticmethod
     def forward(op, x, weight, bias, *residual):
         op.x, op.weight = x, weight
-        op.mean, var, op.far = statistics(x, op.eps)
+        op.mean, var, away = statistics(x, op.eps)
+        op.far = away or not np.isfinite(weight).all()
         op.rstd = 1 / np.sqrt(var + np.float32(op.eps))
         n = np.float32(x.size // x.shape[-1])
         op.track(op.mean, var * (n / (n - 1)))
@@ -70,7 +71,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
     @staticmethod
     def forward(op, x, weight, bias, *residual):
         op.rstd = 1 / np.sqrt(op.var + np.float32(op.eps))
-        op.far = far(op.mean, op.rstd)
+        op.far = far(op.mean, op.rstd) or not np.isfinite(weight).all()
         y = result(op, x, weight, bias, *residual)
         op.keep(x, weight, y)
         return y
@@ -122,7 +123,7 @@ def statistics(x, eps):
 
 
 def far(mean, rstd):
-    return bool((np.abs(mean) * rstd).max() > FAR)
+    return not (np.abs(mean) * rstd).max() <= FAR  # NaN is far
 
 
 class Parts:
@@ -145,7 +146,7 @@ def result(op, x, weight, bias, residual=None):
     """y = max(scale * x + shift + residual, 0), or without the maximum."""
     rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.far)
     scale = op.rstd * weight
-    scale, shift = rows.repeated(scale, bias - parts.mean * scale)
+    scale, shift = rows.repeated(scale, bias if op.far else bias - parts.mean * scale)
     outs, residuals = rows.cut(memory.view(y, -1)), None if residual is None else rows.cut(residual)
 
     def one(i):
@@ -186,12 +187,10 @@ class GradientOfSum:
 
 
 def gate(values, y, out, scratch):
-    """out = values where y > 0, else 0.
+    """out = values where y, a result of max(z, 0), is not 0, else 0: NaN counts as above 0.
 
-    The bits of a float32 are a whole number above 0 just where the float is above 0; limited to 0..1 it is the step
-    function. And a product of bits with 1 or 0 leaves a float as it is, or makes it 0. (NaN counts as above 0: where a
-    network has come to that, its gradient is lost anyway.)
+    A product of bits with 1 or 0 leaves a float as it is, or makes it 0, even NaN.
     """
-    steps = y.view(np.int32).clip(0, 1, out=scratch.view(np.int32))
-    np.multiply(values.view(np.int32), steps, out=out.view(np.int32))
+    above = np.not_equal(y, 0, out=scratch.view(bool).reshape(-1)[: y.size].reshape(y.shape))
+    np.multiply(values.view(np.int32), above, out=out.view(np.int32))
     return out

@@ -98,6 +98,8 @@ class RowCrossEntropy(Rows):
         gx.reshape(-1)[target.places] -= hit
         if target.rest is not None:
             gx -= (g[:, None] * target.rest).reshape(gx.shape)
+        if target.ignored is not None:
+            gx[op.ignored] = 0  # a row of NaN too
         return (gx,)
 
 

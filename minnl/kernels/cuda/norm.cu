@@ -60,7 +60,7 @@ __global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, c
     }
 }
 
-// Partial sums (slices, channels) of gz and gz x-hat. gz is gy where y > 0, or gy itself if y is null; without x the
+// Partial sums (slices, channels) of gz and gz x-hat. gz is gy but where y <= 0, or gy itself if y is null; without x the
 // second sum is 0.
 template <typename T>
 __global__ void sums(const T* __restrict__ gy, const T* __restrict__ y, const T* __restrict__ x,
@@ -72,7 +72,7 @@ __global__ void sums(const T* __restrict__ gy, const T* __restrict__ y, const T*
         const T m = mean[c], r = rstd[c];
         for (index_t i = first_row(); i < rows; i += row_stride()) {
             const index_t at = i * channels + c;
-            const T gz = !y || y[at] > 0 ? gy[at] : T(0);
+            const T gz = y && y[at] <= 0 ? T(0) : gy[at];  // where y is NaN too
             seen.a += gz;
             if (x) seen.b += gz * ((x[at] - m) * r);
         }
@@ -107,7 +107,7 @@ __global__ void gradient(const T* __restrict__ gy, const T* __restrict__ y, cons
     const T m = x ? mean[c] : T(0), constant = x ? gbias[c] / rows : T(0), slope = x ? gweight[c] / rows * r : T(0);
     for (index_t i = first_row(); i < rows; i += row_stride()) {
         const index_t at = i * channels + c;
-        const T gz = !y || y[at] > 0 ? gy[at] : T(0);
+        const T gz = y && y[at] <= 0 ? T(0) : gy[at];
         if (gresidual) gresidual[at] = gz;
         if (gx) gx[at] = (gz - constant - (x ? (x[at] - m) * slope : T(0))) * scale;
     }

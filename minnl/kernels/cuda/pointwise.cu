@@ -2,7 +2,7 @@
 
 template <typename T>
 __global__ void relu_gradient(const T* __restrict__ gy, const T* __restrict__ y, index_t n, T* __restrict__ gx) {
-    for (index_t i = first(); i < n; i += stride()) gx[i] = gy[i] * T(y[i] > 0);  // NaN, and 0 times infinity, stay
+    for (index_t i = first(); i < n; i += stride()) gx[i] = y[i] <= 0 ? T(0) : gy[i];  // of NaN too
 }
 
 // From e^-|x|, which overflows at neither end.

@@ -180,7 +180,7 @@ __global__ void sum_rows(const T* __restrict__ losses, const T* __restrict__ wei
     *divisor = total;
 }
 
-// gx = gy (e / total sum q - q); gy is one number for all rows, or with `each` one for each. It is divided by the
+// gx = gy (e / total sum q - q), or 0 if the row is ignored; gy is one number for all rows, or with `each` one for each. It is divided by the
 // divisor, unless that is null.
 template <typename T>
 __global__ void cross_entropy_gradient(const T* __restrict__ e, const T* __restrict__ totals,
@@ -197,6 +197,7 @@ __global__ void cross_entropy_gradient(const T* __restrict__ e, const T* __restr
         sum = line_sum<true>(sum);
         if (row >= rows) continue;
         const T g = gy[each ? row : 0] / (divisor ? *divisor : T(1)), scale = sum / totals[row];
-        for (index_t i = at.member; i < end; i += at.members) gx[start + i] = (e[start + i] * scale - target(i)) * g;
+        for (index_t i = at.member; i < end; i += at.members) 
+            gx[start + i] = target.counts ? (e[start + i] * scale - target(i)) * g : T(0);
     }
 }

@@ -8,8 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from minnl import functional
-from minnl.engine import Tensor
+from minnl import backend, functional
 
 
 @dataclass(frozen=True)
@@ -73,4 +72,4 @@ def with_zeros(*shapes):
 
 def beside(x, values, dtype=None):
     """A constant array on x's device and of its dtype, for arguments that ops want as arrays."""
-    return Tensor(np.asarray(values, dtype=x.dtype), device=x.device).data.astype(dtype or x.dtype)
+    return backend.to_device(np.asarray(values, dtype=x.dtype).astype(dtype or x.dtype), x.device)
