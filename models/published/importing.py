@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minnl import checkpoint
+from minnl.checks import clean
 from minnl.nn import init
 from models.config import Config
 from models.presets import step
@@ -90,7 +91,7 @@ def recognised(where, arrays):
     stems = {name: column for column, name in zip(TABLE[0], TABLE[1], strict=True) if column in FORMATS}
     found = [source for stem, source in stems.items() if stem in arrays]
     if len(found) != 1:
-        some = ", ".join(sorted(arrays)[:SHOWN])
+        some = ", ".join(map(clean, sorted(arrays)[:SHOWN]))
         problem = "names of more than one format" if found else "whose names these are is not known"
         raise ValueError(f"{where}: {problem}: {some}, …; the first convolution should be one of {', '.join(stems)}")
     pooled = "blocks.6.proj.weight" in arrays
@@ -104,7 +105,7 @@ def matched(where, names, arrays):
     if strange:
         raise ValueError(
             f"{where}: {len(strange)} of its {len(found)} arrays belong to no C2D or I3D network of {names.format}: "
-            f"{', '.join(strange[:SHOWN])}{', …' if len(strange) > SHOWN else ''}; it is another network"
+            f"{', '.join(map(clean, strange[:SHOWN]))}{', …' if len(strange) > SHOWN else ''}; it is another network"
         )
     theirs = {ours: name for name, ours in found.items()}
     if len(theirs) < len(found):
@@ -205,5 +206,6 @@ def network_of(where, meta):
     network = config.get("network") if isinstance(config, dict) else None
     if not isinstance(network, dict):
         name = config.get("model") if isinstance(config, dict) else None
-        raise ValueError(f"{where}: holds {name or 'no network'}, not a C2D or I3D ResNet of models.VideoResNet")
+        held = clean(name) if isinstance(name, str) else "no network"
+        raise ValueError(f"{where}: holds {held}, not a C2D or I3D ResNet of models.VideoResNet")
     return Config(**network)
