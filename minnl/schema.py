@@ -72,6 +72,15 @@ def maybe(rule):
     return Rule(f"None or {rule.expected}", lambda v: v is None or rule.fits(v), lambda v: v and rule.inside(v) or ())
 
 
+def either(one, other):
+    """What one or the other rule says."""
+    return Rule(
+        f"{one.expected}, or {other.expected}",
+        lambda v: one.fits(v) or other.fits(v),
+        lambda v: (one if one.fits(v) else other).inside(v),
+    )
+
+
 def listed(rule, least=0, most=100_000):
     """A list of `least` to `most` values."""
     expected = f"a list of {least:,} to {most:,} entries"
@@ -91,11 +100,11 @@ def table(rule, allowed):
     )
 
 
-def record(rules, optional=()):
-    """A dict with a rule for each of some keys; those that are not `optional` must be there."""
+def record(rules, optional=(), closed=False):
+    """A dict with a rule for each of some keys; those not `optional` must be there, and no others if it is `closed`."""
     return Rule(
-        f"a dict with {', '.join(key for key in rules if key not in optional)}",
-        lambda v: type(v) is dict,
+        f"a dict with {'no keys but' * closed} {', '.join(key for key in rules if closed or key not in optional)}",
+        lambda v: type(v) is dict and (not closed or v.keys() <= rules.keys()),
         lambda v: ((key, v[key], rule) for key, rule in rules.items() if key in v),
         tuple(key for key in rules if key not in optional),
     )
@@ -111,7 +120,7 @@ RUN = record({  # what going on with a run needs: see training.Trainer
     "epoch": whole(),
     "best": real(-1, 1),
     "sums": record({"loss": real(), "correct": COUNT, "clips": COUNT, "seconds": real(0)}),
-    "optimizer": record({"lr": real(0)}),
+    "optimizer": record({"lr": real(0), "steps": either(COUNT, listed(COUNT))}),
     "loader": record({"epoch": whole(), "batch": whole()}),
     "random": record({
         "bit_generator": choice("PCG64"),

@@ -11,11 +11,11 @@ import numpy as np
 from minnl import checkpoint
 from minnl.checks import clean
 from minnl.nn import init
-from models.config import Config
 from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
 from models.published.report import Report
+from models.shapes import seen
 from models.video_resnet import VideoResNet
 
 SHOWN = 10  # names in a message
@@ -60,7 +60,7 @@ def import_file(path, to=None, model=None, source=None, changes=None, classes=No
         raise ValueError(f"{where}: has names of {names.format}, and cannot be a network of {source!r} then")
     theirs = matched(where, names, contents.arrays)
     shapes = {ours: layout.shape_here(ours, contents.arrays[name].shape) for ours, name in theirs.items()}
-    shown = networks.seen(where, shapes)
+    shown = seen(where, shapes)
     facts = sources.facts(where, source, shown, contents.arrays, contents.settings)
     if contents.network is not None:
         facts = written_here(where, facts, contents.network)
@@ -195,17 +195,3 @@ def described(made, classes=None, shown=sources.INPUT["video-nonlocal-net"]):
         "seed": 0,
         "device": "cpu",
     }
-
-
-def network_of(where, meta):
-    """The Config that a checkpoint's meta describes.
-
-    Raises ValueError if it holds another kind of network.
-    """
-    config = meta.get("config")
-    network = config.get("network") if isinstance(config, dict) else None
-    if not isinstance(network, dict):
-        name = config.get("model") if isinstance(config, dict) else None
-        held = clean(name) if isinstance(name, str) else "no network"
-        raise ValueError(f"{where}: holds {held}, not a C2D or I3D ResNet of models.VideoResNet")
-    return Config(**network)
