@@ -103,7 +103,7 @@ def table(rule, allowed):
 def record(rules, optional=(), closed=False):
     """A dict with a rule for each of some keys; those not `optional` must be there, and no others if it is `closed`."""
     return Rule(
-        f"a dict with {'no keys but' * closed} {', '.join(key for key in rules if closed or key not in optional)}",
+        f"a dict with {'no keys but ' * closed}{', '.join(key for key in rules if closed or key not in optional)}",
         lambda v: type(v) is dict and (not closed or v.keys() <= rules.keys()),
         lambda v: ((key, v[key], rule) for key, rule in rules.items() if key in v),
         tuple(key for key in rules if key not in optional),

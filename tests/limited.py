@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 MEMORY = 1_500_000_000  # bytes of address space, of which Python with NumPy reserves most and touches little
-LONGEST = 3000  # letters of a message
+LONGEST = 10_000  # letters of a message
 SETUP = f"""
 import json, resource, sys, time
 import models, train
@@ -18,20 +18,23 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 def said(read, path):
     began = time.process_time()
     try:
-        read(path)
-        outcome = ["read", ""]
+        outcome = ["read", str(read(path))]
     except Exception as error:
         outcome = ["ValueError" if isinstance(error, ValueError) else type(error).__name__, str(error)]
     print(json.dumps([str(path), *outcome, time.process_time() - began]), flush=True)
 """
 
 
-def outcomes(read, paths, timeout=300):
-    """path -> (name of the error's class or "read", message, seconds) of `read`, an expression of a function of a path.
+def outcomes(read, paths, setup="", timeout=300):
+    """path -> (name of the error's class, message, seconds), or ("read", what was read, seconds).
 
-    A path that is missing in it killed the process.
+    `read` is the name of a function of a path, in Python after `setup`. A path that is missing killed the process.
     """
-    code = textwrap.dedent(SETUP) + f"\nfor path in sys.stdin.read().splitlines():\n    said({read}, path)\n"
+    code = (
+        textwrap.dedent(SETUP)
+        + textwrap.dedent(setup)
+        + f"\nfor path in sys.stdin.read().splitlines():\n    said({read}, path)\n"
+    )
     lines = "\n".join(map(str, paths))
     run = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, timeout=timeout)
     found = {path: tuple(rest) for path, *rest in map(json.loads, run.stdout.splitlines())}
