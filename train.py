@@ -27,7 +27,7 @@ from minnl.data import views
 from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
 from minnl.study import bill, pictures
 from minnl.training import Trainer, part, steps_of
-from models import transfer
+from models import stored, transfer
 from models.options import arguments, build, check, datasets, kind, published, unchanged, video_options
 
 RUNTIME = ("device", "workers", "threads")  # what may differ between a run and its continuation
@@ -162,13 +162,9 @@ def load(path, device):
 def read(path, run=False):
     """Arrays and configuration of a checkpoint; `run` refuses one that holds weights alone."""
     arrays, meta = checkpoint.load(path)
-    if "classes" not in meta.get("config", {}):
-        raise ValueError(f"{path}: a checkpoint, but not one of train.py: it does not say which network it holds")
+    config = stored.configuration(path, arrays, meta)
     if run and "step" not in meta:
         raise ValueError(f"--resume: {path} holds weights, but no run to go on with; --start begins one with them")
-    config = recipes.RECIPES["adamw"] | {"recipe": "adamw"} | meta["config"]  # a run from before there were recipes
-    if "network" in config and "short_side" not in config:  # imported
-        config["short_side"] = list(recipes.jitter(config["size"]))
     return arrays, config
 
 

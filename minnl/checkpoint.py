@@ -25,7 +25,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from minnl import backend
+from minnl import backend, schema, tensor_file
+from minnl.checks import quoted
 
 VERSION = "1"
 CHECKSUM = b'"sha256":"'  # cannot occur a second time in the header: quotes inside JSON strings are escaped
@@ -67,6 +68,11 @@ def save(path, arrays, meta):
         raw = memoryview(safetensors.numpy.save(host, header))
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not saved: {error}") from error
+    if int.from_bytes(raw[:8], "little") > tensor_file.LARGEST_HEADER:
+        raise CheckpointError(
+            f"{path}: not saved: meta and names of arrays take more than {tensor_file.LARGEST_HEADER:,} bytes, and "
+            "could not be read again; keep large things in arrays"
+        )
     start = _checksum_place(raw)
     pieces = raw[:start], _checksum(raw, start), raw[start + len(BLANK) :]
     write(path, pieces)
@@ -94,6 +100,8 @@ def write(path, pieces):
 def read(path, wanted, refuse=ValueError):
     """The bytes of a file; an error of the class `refuse`, naming it and what is `wanted`, if it cannot be read."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise refuse(f"{path}: is a pipe or a device, {wanted} expected")
         return path.read_bytes()
     except FileNotFoundError:
         raise refuse(f"{path}: no such file") from None
@@ -114,12 +122,18 @@ def load(path):
     """
     path = Path(path)
     raw = read(path, "a checkpoint file", CheckpointError)
-    header = _header(path, raw)
+    metadata = _metadata(path, raw)
     start = _checksum_place(raw)
     if raw[start : start + len(BLANK)] != _checksum(raw, start):
         raise CheckpointError(f"{path}: cut short or altered since it was saved: its checksum does not match")
-    content = json.loads(header["content"])
-    arrays = safetensors.numpy.load(raw)
+    arrays = tensor_file.arrays(path, raw, CheckpointError)
+    try:
+        content = json.loads(metadata.get("content", ""))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: what stands beside its arrays is no JSON: it was altered") from None
+    schema.check(path, "its header", content, schema.CONTENT, CheckpointError)
+    if sorted(content["order"]) != sorted(arrays):
+        raise CheckpointError(f"{path}: its header lists other arrays than it has: it was altered")
     return {name: arrays[name] for name in content["order"]}, content["meta"]
 
 
@@ -157,20 +171,15 @@ def _check_plain(where, value):
         )
 
 
-def _header(path, raw):
+def _metadata(path, raw):
     """The header's metadata, if it is a checkpoint of this version; whether it is whole is not known yet."""
-    size = int.from_bytes(raw[:8], "little")
-    try:
-        header = json.loads(raw[8 : 8 + size])
-        metadata = header.get("__metadata__")
-    except (ValueError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path}: not a safetensors file, or its header was cut short or altered") from None
-    if not isinstance(metadata, dict) or "minnl_checkpoint" not in metadata:
+    _, metadata = tensor_file.header(path, raw, CheckpointError)
+    if "minnl_checkpoint" not in metadata:
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of minnl, or an altered one")
     version = metadata["minnl_checkpoint"]
     if version != VERSION:
         raise CheckpointError(
-            f"{path}: a checkpoint of format {version!r}, this minnl reads {VERSION!r}; "
+            f"{path}: a checkpoint of format {quoted(version)}, this minnl reads {VERSION!r}; "
             "a newer minnl wrote it, or it was altered"
         )
     return metadata

@@ -1,11 +1,60 @@
-"""Checks of plain arguments; every message names the function, the argument, what came and what would do."""
+"""Checks of plain arguments; every message names the function, the argument, what came and what would do.
+
+What came may be the user's, or a file's, and a file may hold anything: :func:`quoted` and :func:`clean` keep a message
+short and harmless.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
+import reprlib
 
 import numpy as np
+
+LONGEST = 120  # letters of a text in a message
+
+
+class _Short(reprlib.Repr):
+    """repr that looks at a few entries and a few levels, however many there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 4, LONGEST, LONGEST
+        self.maxtuple = self.maxlist = self.maxdict = self.maxset = self.maxfrozenset = 8
+
+    def repr_int(self, x, level):
+        return repr(x) if x.bit_length() < 100 else f"<a number of {x.bit_length():,} bits>"
+
+    def repr_bytes(self, x, level):
+        return self.repr_instance(x[: self.maxother], level)
+
+    def repr_dict(self, x, level):
+        return super().repr_dict(x if len(x) <= self.maxdict else _First(x, self.maxdict + 1), level)
+
+
+class _First(dict):
+    """The first entries of a dict: reprlib sorts all of them."""
+
+    def __init__(self, found, count):
+        super().__init__((key, found[key]) for key, _ in zip(found, range(count), strict=False))
+
+
+def quoted(value):
+    """A value for a message, as Python writes it: short, on one line, without what a terminal would obey.
+
+    Takes no time to speak of for values that are deep, long or refer to themselves.
+    """
+    return clean(_SHORT.repr(value), 10 * LONGEST)
+
+
+def clean(text, most=LONGEST):
+    """A text for a message without quotes: a name from a file, or another library's complaint about one."""
+    cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
+    return cut if len(text) <= most else f"{cut}… ({len(text):,} letters)"
+
+
+_SHORT = _Short()
 
 
 def count(where, name, value, least=1):
@@ -13,11 +62,11 @@ def count(where, name, value, least=1):
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{where}: {name} must be an int, got {value!r}") from None
+        raise TypeError(f"{where}: {name} must be an int, got {quoted(value)}") from None
     if isinstance(value, bool):
-        raise TypeError(f"{where}: {name} must be an int, got {value!r}")
+        raise TypeError(f"{where}: {name} must be an int, got {quoted(value)}")
     if number < least:
-        raise ValueError(f"{where}: {name} must be {least} or more, got {number}")
+        raise ValueError(f"{where}: {name} must be {least} or more, got {quoted(number)}")
     return number
 
 
@@ -25,14 +74,14 @@ def pair(where, name, value, least=1):
     """An int, or two, as a tuple of two ints."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2:
-        raise ValueError(f"{where}: {name} must be one int or two, got {value!r}")
+        raise ValueError(f"{where}: {name} must be one int or two, got {quoted(value)}")
     return tuple(count(where, name, v, least) for v in values)
 
 
 def choice(where, name, value, allowed):
     """`value`, if it is one of those allowed."""
     if value not in allowed:
-        raise ValueError(f"{where}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        raise ValueError(f"{where}: {name} must be one of {', '.join(map(repr, allowed))}, got {quoted(value)}")
     return value
 
 
@@ -42,7 +91,11 @@ def number(where, name, value, low=None, high=None):
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
     if not (low is None or value >= low) or not (high is None or value <= high):
         bounds = f"{low} or more" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{where}: {name} must be {bounds}, got {value}")
+        raise ValueError(f"{where}: {name} must be {bounds}, got {quoted(value)}")
+    try:
+        value = float(value)
+    except OverflowError:
+        raise ValueError(f"{where}: {name} must be a number that float64 can hold, got {quoted(value)}") from None
     if low is not None and math.isinf(value):
         raise ValueError(f"{where}: {name} must be finite, got {value}")
-    return float(value)
+    return value

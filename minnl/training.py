@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minnl import backend, checkpoint, checks, kernels, out_of_memory, random
+from minnl import backend, checkpoint, checks, kernels, out_of_memory, random, schema
 from minnl import functional as F
 from minnl.data import ahead
 from minnl.engine import Tensor
@@ -310,6 +310,7 @@ class Trainer:
     def resume(self, path):
         """Take over everything from a checkpoint; what the log says of later steps is dropped."""
         arrays, meta = checkpoint.load(path)
+        schema.check(path, "meta", meta, schema.RUN)
         self.model.load_state_dict(part(arrays, "model/"))
         self.optimizer.load_state_dict(part(arrays, "optimizer/") | meta["optimizer"])
         self.step, self.epoch, self.best, self.sums = meta["step"], meta["epoch"], meta["best"], meta["sums"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 
 from minnl import nn
-from minnl.checks import choice, count, number, pair
+from minnl.checks import choice, count, number, pair, quoted
 
 STAGES = ("res2", "res3", "res4", "res5")
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks of each stage
@@ -108,7 +107,9 @@ class Config:
         ):  # fmt: skip
             put(name, count(where, name, getattr(self, name)))
         if self.conv1_frames % 2 == 0:
-            raise ValueError(f"{where}: conv1_frames must be odd, as many before as behind, got {self.conv1_frames}")
+            raise ValueError(
+                f"{where}: conv1_frames must be odd, as many before as behind, got {quoted(self.conv1_frames)}"
+            )
         put("pool1_padding", choice(where, "pool1_padding", self.pool1_padding, (0, 1)))
         put("dropout", number(where, "dropout", self.dropout, 0, 1))
         put("size", pair(where, "size", self.size))
@@ -121,7 +122,9 @@ class Config:
             )
         if self.inflated is not None:
             if self.inflate is None:
-                raise ValueError(f"{where}: inflated={self.inflated!r} says where, inflate must say how, got None")
+                raise ValueError(
+                    f"{where}: inflated={quoted(self.inflated)} says where, inflate must say how, got None"
+                )
             put("inflated", self._indices("inflated", self.inflated))
         choice(where, "non_local", self.non_local, (None, *nn.MODES))
         choice(where, "subsample", self.subsample, ("before", "after", None))
@@ -133,10 +136,10 @@ class Config:
             numbers = " or ".join(map(str, PLACES[self.depth]))
             raise ValueError(
                 f"{where}: places must be {numbers} for depth {self.depth}, or a dict such as {{'res4': (0,)}}, "
-                f"got {self.places!r}"
+                f"got {quoted(self.places)}"
             )
         if not isinstance(self.chunks, dict):
-            raise TypeError(f"{where}: chunks must be a dict of stage to a number of frames, got {self.chunks!r}")
+            raise TypeError(f"{where}: chunks must be a dict of stage to a number of frames, got {quoted(self.chunks)}")
         for stage in self.chunks:
             choice(where, "stage of chunks", stage, STAGES)
         put("chunks", {stage: count(where, f"chunks[{stage!r}]", n) for stage, n in self.chunks.items()})
@@ -146,17 +149,20 @@ class Config:
         """A dict of stage to indices of its residual blocks, checked, with tuples in it."""
         where, blocks = type(self).__name__, dict(zip(STAGES, BLOCKS[self.depth], strict=True))
         if not isinstance(given, dict):
-            raise TypeError(f"{where}: {name} must be a dict of stage to indices of residual blocks, got {given!r}")
+            raise TypeError(
+                f"{where}: {name} must be a dict of stage to indices of residual blocks, got {quoted(given)}"
+            )
         found = {}
         for stage, indices in given.items():
             choice(where, f"stage of {name}", stage, STAGES)
             if not isinstance(indices, (tuple, list, range)):
-                raise TypeError(f"{where}: {name}[{stage!r}] must be a tuple of indices, got {indices!r}")
-            found[stage] = tuple(count(where, f"{name}[{stage!r}]", i, 0) for i in indices)
-            if len(set(found[stage])) != len(found[stage]) or max(found[stage], default=0) >= blocks[stage]:
+                raise TypeError(f"{where}: {name}[{stage!r}] must be a tuple of indices, got {quoted(indices)}")
+            first = indices[: blocks[stage] + 1]  # one too many is as wrong as a billion
+            found[stage] = tuple(count(where, f"{name}[{stage!r}]", i, 0) for i in first)
+            if len(set(found[stage])) != len(first) or max(found[stage], default=0) >= blocks[stage]:
                 raise ValueError(
                     f"{where}: {name}[{stage!r}] must be different indices from 0 to {blocks[stage] - 1}, for depth "
-                    f"{self.depth} has {blocks[stage]} blocks there; got {found[stage]}"
+                    f"{self.depth} has {blocks[stage]} blocks there; got {quoted(found[stage])}"
                 )
         return found
 
@@ -199,13 +205,15 @@ class Config:
         for axis, lengths in found.items():
             short = next((layer for layer, n in lengths.items() if n < 1), None)
             if short:
-                least = next(n for n in itertools.count(1) if min(self._along(axis, n).values()) > 0)
-                raise ValueError(f"{where}: a clip with {axis}={clip[axis]} is too small for {short}, {least} would do")
+                raise ValueError(
+                    f"{where}: a clip with {axis}={quoted(clip[axis])} is too small for {short}, "
+                    f"{quoted(self._least(axis))} would do"
+                )
         for stage, chunk in self.chunks.items():
             if self.non_local_blocks(stage) and found["frames"][stage] % chunk:
                 raise ValueError(
-                    f"{where}: chunks[{stage!r}]={chunk} must divide the frames that arrive there, "
-                    f"{found['frames'][stage]} of frames={clip['frames']}"
+                    f"{where}: chunks[{stage!r}]={quoted(chunk)} must divide the frames that arrive there, "
+                    f"{quoted(found['frames'][stage])} of frames={quoted(clip['frames'])}"
                 )
         return {layer: tuple(lengths[layer] for lengths in found.values()) for layer in found["frames"]}
 
@@ -218,6 +226,15 @@ class Config:
             if not time and self.subsample and self.non_local_blocks(layer):
                 lengths[f"the subsampling of non-local blocks in {layer}"] = n // 2
         return lengths
+
+    def _least(self, axis):
+        """The shortest clip along an axis that leaves something behind each layer: from the last layer to the first."""
+        time, n = axis == "frames", 1
+        for layer, taps, stride, padding in reversed([*self._windows(time)]):
+            if not time and self.subsample and self.non_local_blocks(layer):
+                n = max(n, 2)
+            n = max(1, (n - 1) * stride + taps - 2 * padding)
+        return n
 
     def _windows(self, time):
         """(layer, taps, stride, padding) of what changes the length of time, or that of space."""

@@ -106,7 +106,7 @@ class Loader:
         if batch and other:
             raise ValueError(
                 "load_state_dict: an epoch in its middle needs the loader it was begun with; differing: "
-                + ", ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in other.items())
+                + ", ".join(f"{key} was {checks.quoted(was)}, is {now!r}" for key, (was, now) in other.items())
             )
         self.epoch, self._first, self._next = epoch, batch, batch
 

@@ -6,8 +6,11 @@ import contextlib
 
 import numpy as np
 
-from minnl import backend, contracts, debugging, engine
+from minnl import backend, contracts, debugging
+from minnl.checks import clean
 from minnl.engine import Tensor
+
+LISTED = 50  # names in a message
 
 
 class Parameter(Tensor):
@@ -142,11 +145,11 @@ class Module:
         Raises
         ------
         ValueError
-            Listing every name that is missing, unexpected, or of another shape or dtype.
+            Listing names that are missing, unexpected, or of another shape or dtype.
         """
         mine = self.state_dict()
         wrong = [f"missing: {k} {mine[k].shape}" for k in mine if k not in state]
-        wrong += [f"unexpected: {k} {np.shape(state[k])}" for k in state if k not in mine]
+        wrong += [f"unexpected: {clean(k)} {np.shape(state[k])}" for k in state if k not in mine]
         for k in mine.keys() & state.keys():
             theirs = state[k]
             if mine[k].shape != theirs.shape or mine[k].dtype != theirs.dtype:
@@ -154,7 +157,8 @@ class Module:
         if wrong:
             raise ValueError(
                 f"load_state_dict: the state does not fit {type(self).__name__}, nothing was changed:\n  "
-                + "\n  ".join(wrong)
+                + "\n  ".join(wrong[:LISTED])
+                + (f"\n  … and {len(wrong) - LISTED} more" if len(wrong) > LISTED else "")
             )
         for k, array in mine.items():
             backend.assign(array, state[k])

@@ -8,11 +8,14 @@ import json
 import safetensors.numpy
 
 from minnl import checkpoint
+from minnl.checks import clean
+from minnl.nn import init
 from minnl.training import part
+from models import stored
 from models.config import BLOCKS, STAGES
 from models.published import files, layout
-from models.published.importing import network_of
 from models.published.names import FORMATS, Names
+from models.video_resnet import VideoResNet
 
 # What the networks of each source can be, where ours can be more: field -> what it has there.
 FAST = {"conv1_stride": (1,), "pool1_frames": (1,), "pool1_stride": (1,), "pool2_frames": (1, 2)}
@@ -64,11 +67,11 @@ def export_file(path, to, format):
         raise ValueError(f"export: no format {format!r}; there are {', '.join(FORMATS)}")
     files.apart("export", path, to)
     arrays, meta = checkpoint.load(path)
-    made = network_of(path, meta)
+    state = part(arrays, "model/")
+    made = network_of(path, meta, state)
     refuse(path, made, format)
     subsampled = made.non_local is not None and made.subsample is not None
     names = Names(format, pooled=made.pool2_frames > 1, subsampled=subsampled)
-    state = part(arrays, "model/")
     if format == "mmaction2":
         state = without_bias(state)
     written = {names.theirs(name): layout.there(name, array) for name, array in state.items()}
@@ -76,6 +79,23 @@ def export_file(path, to, format):
     raw = safetensors.numpy.save(written, {"format": "pt", "minnl_network": network})
     checkpoint.write(to, (raw,))
     return settings(made, format)
+
+
+def network_of(path, meta, state):
+    """The Config of the network whose state a checkpoint holds.
+
+    Raises ValueError if it holds another kind of network, or not exactly the arrays of that one.
+    """
+    config = meta.get("config")
+    network = config.get("network") if isinstance(config, dict) else None
+    if not isinstance(network, dict):
+        name = config.get("model") if isinstance(config, dict) else None
+        held = clean(name) if isinstance(name, str) else "no network"
+        raise ValueError(f"{path}: holds {held}, not a C2D or I3D ResNet of models.VideoResNet")
+    made = stored.network(path, network, {name: array.shape for name, array in state.items()})
+    with init.skipped():
+        VideoResNet(made).load_state_dict(state)
+    return made
 
 
 def without_bias(state):

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
-from minnl import checkpoint
+from minnl import checkpoint, tensor_file
+from minnl.checks import clean, quoted
 from models.published import pickles, torch_files
 from models.published.torch_files import Tensor
 
@@ -92,24 +91,17 @@ def guess(raw):
 
 def tensors(where, raw):
     """A safetensors file."""
-    size = int.from_bytes(raw[:8], "little")
-    try:
-        header = json.loads(raw[8 : 8 + size])
-        metadata = header.pop("__metadata__", {})
-        known = "minnl_checkpoint" in metadata
-        halves = [k for k, v in header.items() if v["dtype"] == "BF16"]
-        network = json.loads(metadata.get("minnl_network", "null"))
-    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
-        raise ValueError(f"{where}: not a safetensors file, or its header was cut short or altered") from None
-    if known:
+    entries, metadata = tensor_file.header(where, raw)
+    if "minnl_checkpoint" in metadata:
         raise ValueError(f"{where}: a checkpoint of minnl already; use it as it is, or export it")
+    halves = [name for name, entry in entries.items() if entry["dtype"] == "BF16"]
     if halves:  # NumPy has no bfloat16, and safetensors.numpy fails on it
-        raise ValueError(f"{where}: {halves[0]} is bfloat16; convert the file to float16 or float32")
+        raise ValueError(f"{where}: {clean(halves[0])} is bfloat16; convert the file to float16 or float32")
     try:
-        arrays = safetensors.numpy.load(raw)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{where}: a damaged safetensors file, or one that was cut short: {error}") from None
-    return split(where, Contents("safetensors", {}, [], "", network), arrays)
+        network = json.loads(metadata.get("minnl_network", "null"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{where}: its description of the network is damaged") from None
+    return split(where, Contents("safetensors", {}, [], "", network), tensor_file.arrays(where, raw))
 
 
 def state(where, kind, value):
@@ -138,14 +130,14 @@ def split(where, contents, value):
         if isinstance(entry, pickles.Array):
             entry = entry.values
         if not isinstance(name, str):
-            raise ValueError(f"{where}: an array with the name {str(name)[:40]!r}; texts are expected; {CONVERT}")
+            raise ValueError(f"{where}: an array with the name {quoted(name)}; texts are expected; {CONVERT}")
         if name.endswith(BOOKKEEPING) or name in KEPT:
             contents.left.append((name, "bookkeeping of the training"))
         elif isinstance(entry, (np.ndarray, Tensor)):
             contents.arrays[name] = entry
         else:
             raise ValueError(
-                f"{where}: {name[:80]!r} is of type {type(entry).__name__} among the weights, where arrays belong; "
+                f"{where}: {quoted(name)} is of type {type(entry).__name__} among the weights, where arrays belong; "
                 f"{CONVERT}"
             )
     if not contents.arrays:
@@ -169,10 +161,10 @@ def values(where, name, entry):
     Raises ValueError for integers, and for numbers that are not finite.
     """
     if dtype(entry) not in DTYPES:
-        raise ValueError(f"{where}: {name} has dtype {dtype(entry)}, weights are {', '.join(DTYPES)}")
+        raise ValueError(f"{where}: {clean(name)} has dtype {dtype(entry)}, weights are {', '.join(DTYPES)}")
     array = entry.array() if isinstance(entry, Tensor) else entry
     with np.errstate(over="ignore"):  # found below
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise ValueError(f"{where}: {name} has values that are not finite (in float32); the file is damaged")
+        raise ValueError(f"{where}: {clean(name)} has values that are not finite (in float32); the file is damaged")
     return array

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from minnl import checkpoint
+from minnl.checks import clean
 from minnl.nn import init
-from models.config import Config
 from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
 from models.published.report import Report
+from models.shapes import seen
 from models.video_resnet import VideoResNet
 
 SHOWN = 10  # names in a message
@@ -59,7 +60,7 @@ def import_file(path, to=None, model=None, source=None, changes=None, classes=No
         raise ValueError(f"{where}: has names of {names.format}, and cannot be a network of {source!r} then")
     theirs = matched(where, names, contents.arrays)
     shapes = {ours: layout.shape_here(ours, contents.arrays[name].shape) for ours, name in theirs.items()}
-    shown = networks.seen(where, shapes)
+    shown = seen(where, shapes)
     facts = sources.facts(where, source, shown, contents.arrays, contents.settings)
     if contents.network is not None:
         facts = written_here(where, facts, contents.network)
@@ -90,7 +91,7 @@ def recognised(where, arrays):
     stems = {name: column for column, name in zip(TABLE[0], TABLE[1], strict=True) if column in FORMATS}
     found = [source for stem, source in stems.items() if stem in arrays]
     if len(found) != 1:
-        some = ", ".join(sorted(arrays)[:SHOWN])
+        some = ", ".join(map(clean, sorted(arrays)[:SHOWN]))
         problem = "names of more than one format" if found else "whose names these are is not known"
         raise ValueError(f"{where}: {problem}: {some}, …; the first convolution should be one of {', '.join(stems)}")
     pooled = "blocks.6.proj.weight" in arrays
@@ -104,7 +105,7 @@ def matched(where, names, arrays):
     if strange:
         raise ValueError(
             f"{where}: {len(strange)} of its {len(found)} arrays belong to no C2D or I3D network of {names.format}: "
-            f"{', '.join(strange[:SHOWN])}{', …' if len(strange) > SHOWN else ''}; it is another network"
+            f"{', '.join(map(clean, strange[:SHOWN]))}{', …' if len(strange) > SHOWN else ''}; it is another network"
         )
     theirs = {ours: name for name, ours in found.items()}
     if len(theirs) < len(found):
@@ -194,16 +195,3 @@ def described(made, classes=None, shown=sources.INPUT["video-nonlocal-net"]):
         "seed": 0,
         "device": "cpu",
     }
-
-
-def network_of(where, meta):
-    """The Config that a checkpoint's meta describes.
-
-    Raises ValueError if it holds another kind of network.
-    """
-    config = meta.get("config")
-    network = config.get("network") if isinstance(config, dict) else None
-    if not isinstance(network, dict):
-        name = config.get("model") if isinstance(config, dict) else None
-        raise ValueError(f"{where}: holds {name or 'no network'}, not a C2D or I3D ResNet of models.VideoResNet")
-    return Config(**network)

@@ -6,8 +6,9 @@ pickle can do anything. The machine here knows the instructions that put plain v
 fetch and call it has a table of names: what each makes is written in this project, the named thing itself is never
 imported. Everything else is refused.
 
-Nor can a small file take much memory or time: no size that it announces is believed before the bytes are there, what
-is made of its bytes is no larger than they are, and the number of instructions is limited.
+Nor can a small file take much memory or time: no size that it announces is believed before the bytes are there, the
+number of instructions is limited, what functions make counts against that limit or against the file's length, and
+values are asked for their type before anything hashes or prints them: forty instructions make a tuple of 2^40 entries.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import math
 import struct
 
 import numpy as np
+
+from minnl.checks import clean, quoted
 
 MOST_INSTRUCTIONS = 500_000  # published files have about 30 for an array
 LONGEST = 1000  # letters of a name
@@ -70,8 +73,9 @@ def load(where, raw, names, persistent=None, start=0):
         return machine.run(), machine.place
     except Refused as error:
         raise ValueError(f"{where}: refused, and nothing of it was run: {error}") from None
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, struct.error) as error:
-        raise ValueError(f"{where}: a damaged pickle, at byte {machine.place}: {error!r}") from None
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, struct.error) as error:
+        problem = f"{type(error).__name__}: {clean(str(error))}"
+        raise ValueError(f"{where}: a damaged pickle, at byte {machine.place}: {problem}") from None
 
 
 class Machine:
@@ -79,7 +83,8 @@ class Machine:
 
     def __init__(self, raw, names, persistent, start):
         self.raw, self.names, self.persistent, self.place = memoryview(raw), names, persistent, start
-        self.stack, self.marks, self.memo, self.copied = [], [], {}, 0
+        self.stack, self.marks, self.memo = [], [], {}
+        self.bytes, self.entries = len(self.raw), MOST_INSTRUCTIONS  # that functions may still make
 
     def run(self):
         for _ in range(MOST_INSTRUCTIONS):
@@ -119,7 +124,7 @@ class Machine:
 
     def pop(self, count):
         """The last `count` values, in order."""
-        if count > len(self.stack):
+        if not 0 <= count <= len(self.stack):
             raise Refused(f"at byte {self.place} it takes values that it never made")
         taken = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
@@ -137,9 +142,10 @@ class Machine:
         if not callable(function) or not isinstance(arguments, tuple):
             raise Refused(f"it calls {type(function).__name__}, which is no function")
         made = function(*arguments)
-        self.copied += len(made) if isinstance(made, memoryview) else 0
-        if self.copied > len(self.raw):
-            raise Refused("it makes more bytes than it has")
+        self.bytes -= len(made) if isinstance(made, memoryview) else 0
+        self.entries -= len(made) if isinstance(made, dict) else 0
+        if min(self.bytes, self.entries) < 0:
+            raise Refused("it makes more bytes than it has" if self.bytes < 0 else "its dicts have too many entries")
         self.push(made)
 
     def call_with_names(self):
@@ -149,13 +155,16 @@ class Machine:
         self.push(function)
 
     def build(self):
-        value, state = self.stack[-2], self.stack.pop()
-        if not isinstance(value, dict):  # a dict's attributes hold nothing that is needed
-            value.build(state)
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], dict):  # a dict's attributes hold nothing that is needed
+            self.stack[-1].build(state)
 
     def append(self, values):
-        if not isinstance(self.stack[-1], Inert):
-            self.stack[-1].extend(values)
+        if isinstance(self.stack[-1], Inert):
+            return
+        if not isinstance(self.stack[-1], list):
+            raise Refused(f"at byte {self.place} it adds to what is no list")
+        self.stack[-1].extend(values)
 
     def set_items(self, values):
         if isinstance(self.stack[-1], Inert):
@@ -202,7 +211,9 @@ def sizes(values, name):
     if not isinstance(values, tuple) or len(values) > 32:
         raise Refused(f"an array whose {name} is no tuple of numbers")
     if any(type(n) is not int or not 0 <= n <= LARGEST for n in values):
-        raise Refused(f"an array with {name} {str(values)[:80]}")
+        raise Refused(f"an array with {name} {quoted(values)}")
+    if name == "shape" and 0 in values and math.prod(n for n in values if n) > LARGEST:  # NumPy counts what is not 0
+        raise Refused(f"an array with {name} {quoted(values)}, too large")
     return values
 
 
@@ -274,7 +285,7 @@ class Dtype:
 
     def __init__(self, name, *flags):
         if text(name) not in DTYPES:
-            raise Refused(f"an array of dtype {text(name)[:30]!r}; numbers are expected")
+            raise Refused(f"an array of dtype {quoted(text(name))}; numbers are expected")
         self.dtype = np.dtype(text(name))
 
     def build(self, state):
@@ -316,13 +327,15 @@ def scalar(dtype, data):
 def encode(value, encoding):
     """_codecs.encode: how Python 3 writes bytes with the protocol of Python 2."""
     if text(encoding) != "latin1":
-        raise Refused(f"bytes in the encoding {text(encoding)[:30]!r}")
+        raise Refused(f"bytes in the encoding {quoted(text(encoding))}")
     if not isinstance(value, str):
         raise Refused(f"{type(value).__name__} where a text belongs")
     return memoryview(value.encode("latin-1"))
 
 
 def ordered_dict(pairs=()):
+    if not isinstance(pairs, (list, tuple)) or any(not isinstance(pair, (list, tuple)) for pair in pairs):
+        raise Refused("a dict of what is no list of pairs")
     return {dict_key(key): value for key, value in pairs}
 
 
@@ -340,5 +353,5 @@ NUMPY = {
 def arrays_only(name):
     """Names of a pickle of arrays, for :func:`load`."""
     if name not in NUMPY:
-        raise Refused(f"it asks for {name.replace(' ', '.')}; a file of arrays needs no such thing")
+        raise Refused(f"it asks for {clean(name.replace(' ', '.'))}; a file of arrays needs no such thing")
     return NUMPY[name]

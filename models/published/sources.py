@@ -50,7 +50,7 @@ def facts(where, source, seen, theirs, settings):
     ----------
     source : one of names.FORMATS
     seen : dict
-        What the arrays show: see networks.seen.
+        What the arrays show: see shapes.seen.
     theirs : dict of name -> array, as the file has them
     settings : str
         The text that the file has beside its weights, or "".

@@ -14,9 +14,11 @@ import zipfile
 
 import numpy as np
 
+from minnl.checks import clean, quoted
 from models.published import pickles
 from models.published.pickles import Inert, Refused
 
+MOST_ENTRIES = 50_000  # of an archive; published ones have some hundred
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # how the older files begin
 DTYPES = {
     "FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "BFloat16Storage": "u2",
@@ -51,7 +53,7 @@ class Tensor:
             pickles.sizes(values, name)
         # Strides of 0 would let a few bytes pass for a huge array; no weights are saved so.
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-        if math.prod(shape) > storage.size or (0 not in shape and last >= storage.size):
+        if math.prod(shape) > storage.size or (offset if 0 in shape else last + 1) > storage.size:
             raise Refused(f"a tensor of shape {shape}, strides {stride} and offset {offset} in {storage.size} numbers")
 
     def array(self):
@@ -88,17 +90,19 @@ def names(name):
     if module.partition(".")[0] in BYSTANDERS or name in BYSTANDER_NAMES:
         return Inert(name.replace(" ", "."))
     raise Refused(
-        f"it asks for {name.replace(' ', '.')}, and weights need no such thing; if you trust the file, load it with "
-        "PyTorch and save the state_dict alone"
+        f"it asks for {clean(name.replace(' ', '.'))}, and weights need no such thing; if you trust the file, load it "
+        "with PyTorch and save the state_dict alone"
     )
 
 
 def storage_of(reference, read):
     """('storage', kind, key, device, size, …) as a Storage whose bytes read(kind, key, size) gives when needed."""
+    if not isinstance(reference, tuple):
+        raise Refused(f"a reference of type {type(reference).__name__}, a tuple expected")
     _, kind, key, _, size = reference[:5]
     key = pickles.text(key)
-    if kind not in DTYPES:
-        raise Refused(f"a storage of kind {str(kind)[:30]!r}")
+    if not isinstance(kind, str) or kind not in DTYPES:
+        raise Refused(f"a storage of kind {quoted(kind)}")
     pickles.sizes((size,), "storage")
     return Storage(kind, size, lambda: read(kind, key, size))
 
@@ -112,10 +116,13 @@ def read_zip(where, raw):
 
     Raises ValueError for an archive that is no file of torch.save, damaged, or not what it says it is.
     """
+    if raw.count(b"PK\x01\x02") > MOST_ENTRIES:  # begins an entry of the directory, of which zipfile makes objects
+        raise ValueError(f"{where}: refused: its zip archive has more than {MOST_ENTRIES:,} entries")
     try:
         archive = zipfile.ZipFile(io.BytesIO(raw))
     except BROKEN as error:
-        raise ValueError(f"{where}: a damaged zip archive, or one that was cut short: {error}") from None
+        problem = f"a damaged zip archive, or one that was cut short: {clean(str(error))}"
+        raise ValueError(f"{where}: {problem}") from None
     folder = checked(where, archive.infolist(), len(raw))
     entries = {info.filename: info for info in archive.infolist()}
     if f"{folder}byteorder" in entries and read(where, archive, entries[f"{folder}byteorder"]) != b"little":
@@ -128,8 +135,8 @@ def read_zip(where, raw):
         if entry is None or entry.file_size < byte_count(kind, size):
             found = "no such entry" if entry is None else f"{entry.file_size:,} bytes"
             raise ValueError(
-                f"{where}: storage {key!r} should have {byte_count(kind, size):,} bytes ({size:,} numbers), but the "
-                f"archive has {found}"
+                f"{where}: storage {quoted(key)} should have {byte_count(kind, size):,} bytes ({size:,} numbers), but "
+                f"the archive has {found}"
             )
         if key not in data:
             data[key] = read(where, archive, entry)
@@ -151,12 +158,12 @@ def checked(where, entries, length):
         parts = name.split("/")
         if name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0] or name in seen:
             raise ValueError(
-                f"{where}: refused: its zip archive has the entry {name[:80]!r}, twice or out of its folder"
+                f"{where}: refused: its zip archive has the entry {quoted(name)}, twice or out of its folder"
             )
         size, packed = entry.file_size, entry.compress_size
         if entry.compress_type != zipfile.ZIP_STORED or size != packed or entry.flag_bits & 1:
             raise ValueError(
-                f"{where}: refused: entry {name[:80]!r} of its zip archive is compressed or encrypted ({packed:,} "
+                f"{where}: refused: entry {quoted(name)} of its zip archive is compressed or encrypted ({packed:,} "
                 f"bytes for {size:,}); torch.save stores entries as they are"
             )
         seen.add(name)
@@ -180,7 +187,7 @@ def read(where, archive, entry):
     try:
         return archive.read(entry)
     except BROKEN as error:
-        raise ValueError(f"{where}: entry {entry.filename[:80]!r} is damaged: {error}") from None
+        raise ValueError(f"{where}: entry {quoted(entry.filename)} is damaged: {clean(str(error))}") from None
 
 
 def read_stream(where, raw):
@@ -196,8 +203,8 @@ def read_stream(where, raw):
         end = begin + 8 + byte_count(kind, size)
         if count != size or end > len(raw):
             raise ValueError(
-                f"{where}: cut short or damaged: storage {key!r} should have {byte_count(kind, size):,} bytes at byte "
-                f"{begin:,} of {len(raw):,}"
+                f"{where}: cut short or damaged: storage {quoted(key)} should have {byte_count(kind, size):,} bytes at "
+                f"byte {begin:,} of {len(raw):,}"
             )
         return memoryview(raw)[begin + 8 : end]
 
@@ -214,7 +221,7 @@ def read_stream(where, raw):
     for key in keys if isinstance(keys, list) else ():  # the storages follow in this order, each behind its length
         key = pickles.text(key)
         if key not in kinds:
-            raise ValueError(f"{where}: damaged: storage {key[:30]!r} belongs to no tensor")
+            raise ValueError(f"{where}: damaged: storage {quoted(key)} belongs to no tensor")
         places[key] = place
         place += 8 + byte_count(kinds[key].kind, kinds[key].size)
     if place > len(raw):
