@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -43,3 +44,19 @@ def number(where, name, value, low=None, high=None):
         bounds = f"{low} or more" if high is None else f"from {low} to {high}"
         raise ValueError(f"{where}: {name} must be {bounds}, got {value}")
     return float(value)
+
+
+def finite(where, name, value, low=None, high=None):
+    """`number`, and neither NaN nor an infinity."""
+    value = number(where, name, value, low, high)
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {name} must be finite, got {value}")
+    return value
+
+
+def positive(where, name, value):
+    """A finite Python float above 0."""
+    value = finite(where, name, value)
+    if value <= 0:
+        raise ValueError(f"{where}: {name} must be above 0, got {value}")
+    return value
