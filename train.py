@@ -25,17 +25,20 @@ import minnl
 from minnl import checkpoint, data, recipes
 from minnl.data import views
 from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
+from minnl.progress import say, secure
+from minnl.run_folder import RunFolder
 from minnl.study import bill, pictures
 from minnl.training import Trainer, part, steps_of
 from models import stored, transfer
 from models.options import arguments, build, check, datasets, kind, published, unchanged, video_options
 
-RUNTIME = ("device", "workers", "threads")  # what may differ between a run and its continuation
+RUNTIME = ("device", "workers", "threads", "save_every")  # what may differ between a run and its continuation
 OF_A_CALL = ("max_steps", "plan", "memory", "debug")  # what may too, and says nothing of the run
 NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores", "given")  # of the options, by a run
 
 
 def main(argv=None):
+    secure()
     args = arguments(argv, __doc__)
     try:
         check(args)
@@ -56,52 +59,94 @@ def main(argv=None):
 
 
 def train(args):
-    if args.resume:
-        path = checkpoint_path(args.resume, "last")
-        config = read(path, run=True)[1]
-        unchanged(args, config, ("resume", *RUNTIME, *OF_A_CALL))
-        config |= {key: getattr(args, key) for key in RUNTIME}
-        folder = path.parent
-    else:
-        config = {k: v for k, v in vars(args).items() if k not in NOT_KEPT}
-        folder = None
-    train_set, test_set = datasets(config)
-    if args.resume and list(train_set.classes) != config["classes"]:
-        raise ValueError(f"--resume: begun with classes {config['classes']}, the data has {list(train_set.classes)}")
-    config |= {"classes": list(train_set.classes), "channels": train_set.shape[-1]}
+    """A new run; or on with one, which nobody else may do meanwhile."""
     if not args.resume:
+        return run(args, {k: v for k, v in vars(args).items() if k not in NOT_KEPT})
+    path = checkpoint_path(args.resume, "last")
+    if not path.exists():
+        folder = Path(args.resume).is_dir()
+        why = "no checkpoint is there yet; begin with --name" if folder else "no such file"
+        raise ValueError(f"--resume: {args.resume}: {why}")
+    with RunFolder(path.parent) as folder:
+        _, config, meta = read(path, run=True)
+        unchanged(args, config, ("resume", "data", *RUNTIME, *OF_A_CALL))
+        config |= {key: getattr(args, key) for key in RUNTIME}
+        return run(args, config, folder, path, meta)
+
+
+def run(args, config, folder=None, path=None, meta=None):
+    """Train by a configuration; on from a checkpoint at `path`, if there is one, in its folder."""
+    train_set, test_set = same_data(args, config, meta) if path else datasets(config)
+    config |= {"classes": list(train_set.classes), "channels": train_set.shape[-1]}
+    if not path:
         config |= published(config)
     model = build(config)
-    if args.start and not args.resume:
+    if args.start and not path:
         begin(model, checkpoint_path(args.start, "best"))
     if args.plan:
         return plan(args, model, train_set.shape)
-    folder = folder or new_folder(args, kind(config))
     loader = {"batch_size": config["batch_size"], "workers": config["workers"], "on_error": config["on_error"]}
-    train_loader = data.Loader(train_set, shuffle=True, seed=config["seed"], **loader)
+    train_loader = data.Loader(train_set, shuffle=True, seed=config["seed"], drop_last=config["drop_last"], **loader)
     test_loader = data.Loader(test_set, seed=config["seed"], **loader)
     optimizer = recipes.optimizer(model.parameters(), config)
     schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
-    trainer = Trainer(
-        model, optimizer, schedule, train_loader, test_loader, folder, config, config["epochs"],
-        config["clip_norm"], config["label_smoothing"], config["accumulate"], config["precise"],
-    )  # fmt: skip
-    if args.resume:
-        trainer.resume(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    weights = sum(p.size for p in model.parameters())
-    print(f"{folder}: {config['model']}, non-local {kind(config)}, {weights:,} weights")
-    with minnl.debug() if args.debug else contextlib.nullcontext():
-        complete = trainer.fit(args.max_steps)
-    if not complete:
-        print(f"stopped after step {trainer.step}; go on with: python train.py --resume {folder}")
-        return 0 if args.max_steps else 130
-    best, _ = load(folder / "best.safetensors", config["device"])
-    pictures.curves(folder)
-    clips, _ = next(iter(test_loader))  # the first that can be used: a broken video is no reason to fail here
-    pictures.attention(best, clips[0], folder / "attention.png")
-    print(f"best test top-1 {trainer.best:.1%}; pictures, log and checkpoints in {folder}")
+    with folder or new_folder(args, kind(config)) as folder:
+        trainer = Trainer(
+            model, optimizer, schedule, train_loader, test_loader, folder, config, config["epochs"],
+            config["clip_norm"], config["label_smoothing"], config["accumulate"], config["precise"],
+            config["save_every"],
+        )  # fmt: skip
+        if path:
+            trainer.resume(path)
+        checkpoint.write(folder.path / "config.json", [(json.dumps(config, indent=2) + "\n").encode()])
+        weights = sum(p.size for p in model.parameters())
+        say(f"{folder}: {config['model']}, non-local {kind(config)}, {weights:,} weights")
+        with minnl.debug() if args.debug else contextlib.nullcontext():
+            complete = trainer.fit(args.max_steps)
+        if complete:
+            return finish(args, trainer, test_loader)
+    say(f"stopped after step {trainer.step}; go on with: python train.py --resume {folder}")
+    return 128 + trainer.stopped_by if trainer.stopped_by else 0
+
+
+def same_data(args, config, meta):
+    """The datasets of a run that goes on, if they are those it was begun with, wherever they lie now."""
+    moved = "data" in args.given and args.data != config["data"]
+    if moved:
+        if config["data"] is None:
+            raise ValueError("--resume: the run was begun on the built-in task and keeps it; leave --data out")
+        say(f"data from {args.data}, before from {config['data']}")
+        config["data"] = args.data
+    try:
+        train_set, test_set = datasets(config)
+    except (ValueError, OSError) as error:
+        if moved:
+            raise
+        raise ValueError(f"{error}; if the data moved, --data says where to") from error
+    found = {"classes": list(train_set.classes), "channels": train_set.shape[-1], "training clips": len(train_set)}
+    for what, now in found.items():
+        was = meta["loader"]["samples"] if what == "training clips" else config[what]
+        if now != was:
+            raise ValueError(f"--resume: begun with {what} {was}, the data has {now}; they must be the same")
+    return train_set, test_set
+
+
+def finish(args, trainer, test_loader):
+    """Draw the pictures of a complete run. Where that fails one line says so: nothing else of the run is missing."""
+    folder = trainer.folder
+    best = folder / f"{'best' if trainer.best >= 0 else 'last'}.safetensors"
+    left = "pictures, log and checkpoints"
+    try:
+        pictures.curves(folder)
+        clips, _ = next(iter(test_loader))  # the first that can be used: a broken video is no reason to fail here
+        pictures.attention(load(best, trainer.config["device"])[0], clips[0], folder / "attention.png")
+    except Exception as error:
+        if args.debug:
+            raise
+        left = "log and checkpoints"
+        print(f"train.py: complete, but without pictures, which --resume draws: {error}", file=sys.stderr)
+    top = f"best test top-1 {trainer.best:.1%}" if trainer.best >= 0 else "complete before"
+    say(f"{top}; {left} in {trainer.run}")
     return 0
 
 
@@ -152,7 +197,7 @@ def memory(args):
 
 def load(path, device):
     """A checkpoint's model and configuration."""
-    arrays, config = read(path)
+    arrays, config, _ = read(path)
     config |= {"device": device}
     model = build(config)
     model.load_state_dict(part(arrays, "model/"))
@@ -160,12 +205,12 @@ def load(path, device):
 
 
 def read(path, run=False):
-    """Arrays and configuration of a checkpoint; `run` refuses one that holds weights alone."""
+    """Arrays, configuration and all values of a checkpoint; `run` refuses one that holds weights alone."""
     arrays, meta = checkpoint.load(path)
     config = stored.configuration(path, arrays, meta)
     if run and "step" not in meta:
         raise ValueError(f"--resume: {path} holds weights, but no run to go on with; --start begins one with them")
-    return arrays, config
+    return arrays, config, meta
 
 
 def plan(args, model, shape):
@@ -183,16 +228,14 @@ def checkpoint_path(path, name):
 
 def new_folder(args, kind):
     """runs/NAME, never one that holds a run already."""
-    if args.name:
-        folder = Path("runs") / args.name
-        if (folder / "config.json").exists():
-            raise ValueError(
-                f"--name: {folder} holds a run already; --resume {folder} goes on with it, or choose another name"
-            )
-        return folder
-    base = f"{args.model}-{kind}-seed{args.seed}"
-    names = (base if n == 1 else f"{base}-{n}" for n in range(1, 10**6))
-    return next(Path("runs") / n for n in names if not (Path("runs") / n / "config.json").exists())
+    if not args.name:
+        return RunFolder.first_free(Path("runs") / f"{args.model}-{kind}-seed{args.seed}")
+    folder = RunFolder(Path("runs") / args.name)
+    if folder.begun:
+        raise ValueError(
+            f"--name: {folder} holds a run already; --resume {folder} goes on with it, or choose another name"
+        )
+    return folder
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ header holds the format's version, the other values as JSON, and a SHA-256. The 
 with 64 zeros in its own place, so one flipped byte anywhere, padding and header included, is found.
 
 A save goes to a temporary name beside the file, reaches the disk, and is then renamed over it. Whatever stops it (a
-full disk, a signal, a power cut), the name holds either the old checkpoint or the new one.
+full disk, a signal, a power cut), the name holds either the old checkpoint or the new one. A name that is a symlink is
+followed: the file it points to is replaced.
 
 What belongs into a checkpoint is decided in training.py.
 """
@@ -16,7 +17,10 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
+import platform
+import re
 import secrets
 import time
 from pathlib import Path
@@ -25,12 +29,13 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from minnl import backend, schema, tensor_file
+from minnl import backend, kernels, schema, tensor_file
 from minnl.checks import quoted
 
 VERSION = "1"
 CHECKSUM = b'"sha256":"'  # cannot occur a second time in the header: quotes inside JSON strings are escaped
 BLANK = b"0" * 64
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 STALE = 3600  # seconds without a write, after which a temporary is taken for the rest of a killed run
 PLAIN = (bool, int, float, str, type(None))
 INTEGERS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
@@ -60,8 +65,8 @@ def save(path, arrays, meta):
         If the file cannot be written. What was at `path` before is still there, unless the message says otherwise.
     """
     path = Path(path)
-    host = {name: _saved_array(name, array) for name, array in _str_keys("arrays", arrays).items()}
-    _check_plain("meta", _str_keys("meta", meta))
+    host = {name: _saved_array(name, array) for name, array in _str_keys("save", "arrays", arrays).items()}
+    check_plain("save", "meta", _str_keys("save", "meta", meta))
     content = json.dumps({"meta": meta, "order": list(host)})
     header = {"minnl_checkpoint": VERSION, "content": content, "sha256": BLANK.decode()}
     try:
@@ -86,15 +91,19 @@ def write(path, pieces):
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: not saved: it is a folder, name a file in it")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: not saved: it is a device or a pipe, which a file would replace")
+    place = Path(os.path.realpath(path))  # a rename onto a symlink would replace the link
     try:
-        _write_temporary(path, pieces)
+        _write_temporary(place, pieces)
     except OSError as error:
-        raise CheckpointError(f"{path}: not saved, what was there before is untouched: {error.strerror}") from error
+        reason = error.strerror or error
+        raise CheckpointError(f"{path}: not saved, what was there before is untouched: {reason}") from error
     try:
-        _sync_folder(path.parent)
+        sync_folder(place.parent)
     except OSError as error:
-        raise CheckpointError(f"{path}: saved, but a power cut may undo it: {error.strerror}") from error
-    _remove_stale(path)
+        raise CheckpointError(f"{path}: saved, but a power cut may undo it: {error.strerror or error}") from error
+    remove_temporaries(place.parent, place.name, STALE)
 
 
 def read(path, wanted, refuse=ValueError):
@@ -122,7 +131,7 @@ def load(path):
     """
     path = Path(path)
     raw = read(path, "a checkpoint file", CheckpointError)
-    metadata = _metadata(path, raw)
+    metadata = _header(path, raw)
     start = _checksum_place(raw)
     if raw[start : start + len(BLANK)] != _checksum(raw, start):
         raise CheckpointError(f"{path}: cut short or altered since it was saved: its checksum does not match")
@@ -137,12 +146,67 @@ def load(path):
     return {name: arrays[name] for name in content["order"]}, content["meta"]
 
 
-def _str_keys(where, value):
+def versions():
+    """What made a checkpoint: for the reader, and for whoever wonders why two runs differ."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "kernels": kernels.mode(),
+        "threads": backend.threads(),
+    }
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Context in which an error of the system names the file: that of a full disk, at a write or a close, does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def check_plain(where, name, value, finite=False):
+    """Refuse a value that JSON would not give back as it was, naming its place in `name` and the function `where`.
+
+    With `finite` also NaN and infinities: Python reads them back, but they are not JSON, and others cannot.
+    """
+    if type(value) is dict:
+        for key, inner in _str_keys(where, name, value).items():
+            check_plain(where, f"{name}[{key!r}]", inner, finite)
+    elif type(value) is list:
+        for i, inner in enumerate(value):
+            check_plain(where, f"{name}[{i}]", inner, finite)
+    elif finite and type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{where}: {name} is {value}, which is not JSON; None or a str would do")
+    elif type(value) not in PLAIN:
+        raise TypeError(
+            f"{where}: {name} is of type {type(value).__name__}, which JSON does not give back; "
+            "dict, list, str, int, float, bool or None expected"
+        )
+
+
+def remove_temporaries(folder, name=None, age=-math.inf):
+    """Remove what killed saves left of a file `name` (by default of any) in a folder, if older than `age` seconds.
+
+    Young ones may belong to a save that is under way, unless nobody else can be saving there.
+    """
+    for entry in Path(folder).iterdir():
+        found = TEMPORARY.fullmatch(entry.name)
+        if found and name in (None, found[1]):
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat().st_mtime > age:
+                    entry.unlink()
+
+
+def _str_keys(where, name, value):
     if type(value) is not dict:
-        raise TypeError(f"save: {where} must be a dict, got {type(value).__name__}")
+        raise TypeError(f"{where}: {name} must be a dict, got {type(value).__name__}")
     for key in value:
         if type(key) is not str:
-            raise TypeError(f"save: {where} has the key {key!r}, a str expected")
+            raise TypeError(f"{where}: {name} has the key {key!r}, a str expected")
     return value
 
 
@@ -157,21 +221,7 @@ def _saved_array(name, array):
     return np.asarray(backend.to_host(array), order="C")  # safetensors reads the memory as if it were contiguous
 
 
-def _check_plain(where, value):
-    if type(value) is dict:
-        for key, inner in _str_keys(where, value).items():
-            _check_plain(f"{where}[{key!r}]", inner)
-    elif type(value) is list:
-        for i, inner in enumerate(value):
-            _check_plain(f"{where}[{i}]", inner)
-    elif type(value) not in PLAIN:
-        raise TypeError(
-            f"save: {where} is of type {type(value).__name__}, which JSON does not give back; "
-            "dict, list, str, int, float, bool or None expected"
-        )
-
-
-def _metadata(path, raw):
+def _header(path, raw):
     """The header's metadata, if it is a checkpoint of this version; whether it is whole is not known yet."""
     _, metadata = tensor_file.header(path, raw, CheckpointError)
     if "minnl_checkpoint" not in metadata:
@@ -216,7 +266,7 @@ def _write_temporary(path, pieces):
         raise
 
 
-def _sync_folder(folder):
+def sync_folder(folder):
     """Bring the rename itself to the disk; only POSIX knows how, and not every file system."""
     if os.name != "posix":
         return
@@ -228,12 +278,3 @@ def _sync_folder(folder):
             raise
     finally:
         os.close(descriptor)
-
-
-def _remove_stale(path):
-    """Remove temporaries that a killed run left. Young ones may belong to a save that is under way."""
-    for entry in path.parent.iterdir():
-        if entry.name.startswith(f".{path.name}.") and entry.name.endswith(".tmp"):
-            with contextlib.suppress(OSError):
-                if time.time() - entry.stat().st_mtime > STALE:
-                    entry.unlink()

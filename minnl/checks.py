@@ -96,6 +96,14 @@ def number(where, name, value, low=None, high=None):
         value = float(value)
     except OverflowError:
         raise ValueError(f"{where}: {name} must be a number that float64 can hold, got {quoted(value)}") from None
-    if low is not None and math.isinf(value):
+    if low is not None and not math.isfinite(value):
         raise ValueError(f"{where}: {name} must be finite, got {value}")
+    return value
+
+
+def positive(where, name, value):
+    """A finite Python float above 0."""
+    value = number(where, name, value, 0)
+    if value == 0:
+        raise ValueError(f"{where}: {name} must be above 0, got {value}")
     return value

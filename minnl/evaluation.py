@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from minnl import backend, checks
+from minnl import backend, checkpoint, checks
 from minnl import functional as F
 from minnl.data import Views, ahead, views
 from minnl.engine import Tensor
 from minnl.nn import evaluating
 from minnl.progress import counted
+from minnl.run_folder import lock
 from minnl.study import bill
 
 MEMORY = 2e9  # bytes for the activations of the views that go through the network together
@@ -168,7 +169,8 @@ class Scores:
 
     Status is "ok" or "skipped", a class is named, a score is the mean of the softmax over the views. Lines go to
     ``FILE.part`` as they come; it takes the name FILE at the end. After an error or Ctrl-C it stays as it is, and what
-    was FILE before too. Without a path nothing is written.
+    was FILE before too. A second evaluation that writes there at the same time is refused. Of a name that is not UTF-8
+    the bytes are written as ``\\udc..``, so that the file is. Without a path nothing is written.
     """
 
     def __init__(self, path, classes):
@@ -176,18 +178,26 @@ class Scores:
 
     def __enter__(self):
         if self.path is not None:
-            self.part = self.path.with_name(self.path.name + ".part")
-            self.file = open(self.part, "w", newline="", encoding="utf-8")  # noqa: SIM115, closed by __exit__
+            if self.path.is_dir():
+                raise ValueError(f"evaluate_views: scores={str(self.path)!r} is a folder, name a file in it")
+            place = os.path.realpath(self.path)  # a rename onto a symlink would replace the link
+            self.part = f"{place}.part"
+            self.file = open(self.part, "a", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            if lock(self.file) is False:
+                self.file.close()
+                raise ValueError(f"evaluate_views: another evaluation writes {self.part} now")
+            self.file.truncate(0)
             self.writer = csv.writer(self.file)
             best = [f"{what}{k}" for k in range(1, TOP + 1) for what in ("class", "score")]
-            self.writer.writerow(["path", "label", "status", "views", *best, "reason"])
+            self._write(["path", "label", "status", "views", *best, "reason"])
         return self
 
     def __exit__(self, error, *_):
         if self.path is not None:
-            self.file.close()
+            with checkpoint.naming(self.part):
+                self.file.close()
             if error is None:
-                os.replace(self.part, self.path)
+                os.replace(self.part, os.path.realpath(self.path))
 
     def scored(self, label, name, answers):
         mean = answers.mean(axis=0)
@@ -199,8 +209,9 @@ class Scores:
 
     def _write(self, row):
         if self.path is not None:
-            self.writer.writerow(row)
-            self.file.flush()
+            with checkpoint.naming(self.part):
+                self.writer.writerow(row)
+                self.file.flush()
 
 
 def _ahead(dataset, clips, crops, workers, on_error):

@@ -1,7 +1,9 @@
-"""Progress for people: a tqdm bar on a terminal, plain lines elsewhere."""
+"""Progress for people: a tqdm bar on a terminal, plain lines elsewhere; and output that nobody hears ends nothing."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 
@@ -15,7 +17,7 @@ class Progress:
 
     def __init__(self, epochs, steps, plain=False):
         self.epochs, self.steps = epochs, steps
-        self.bar, self.plain = None, plain or not sys.stderr.isatty()
+        self.bar, self.plain = None, plain or not on_terminal()
 
     def __enter__(self):
         return self
@@ -49,19 +51,16 @@ class Progress:
             self.bar.update()
         elif now - self.spoke > QUIET:
             self.spoke = now
-            print(
-                f"epoch {self.epoch}/{self.epochs} step {self.done}/{self.steps}: {text}, ETA {clock(left)}", flush=True
-            )
+            say(f"epoch {self.epoch}/{self.epochs} step {self.done}/{self.steps}: {text}, ETA {clock(left)}")
 
     def end_epoch(self, epoch, summary):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-        print(
+        say(
             f"epoch {epoch}/{self.epochs}: loss {summary['loss']:.3f}, accuracy {summary['accuracy']:.1%}, "
             f"test top-1 {summary['test_top1']:.1%}, top-5 {summary['test_top5']:.1%}, "
-            f"{summary['clips_per_second']:.0f} clips/s",
-            flush=True,
+            f"{summary['clips_per_second']:.0f} clips/s"
         )
 
 
@@ -84,7 +83,7 @@ def clock(seconds):
 
 def counted(items, total, what, describe, plain=False):
     """The items, with a bar on a terminal and plain lines elsewhere; `describe` says how things stand."""
-    plain = plain or not sys.stderr.isatty()
+    plain = plain or not on_terminal()
     began = spoke = time.perf_counter()
     with tqdm(total=total, unit=what, leave=False, dynamic_ncols=True, disable=plain) as bar:
         for done, item in enumerate(items):
@@ -92,7 +91,38 @@ def counted(items, total, what, describe, plain=False):
             if plain and now - spoke > QUIET:
                 spoke = now
                 left = clock((now - began) / max(done, 1) * (total - done))
-                print(f"{what} {done}/{total}: {describe()}, ETA {left}", flush=True)
+                say(f"{what} {done}/{total}: {describe()}, ETA {left}")
             yield item
             bar.set_postfix_str(describe(), refresh=False)
             bar.update()
+
+
+def on_terminal():
+    """Whether standard error is a terminal; it is None where a process was started without."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def say(text):
+    """Print a line at once. Where its reader has gone, a pipe's or a terminal's, this and what follows goes nowhere."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, as long as the process
+
+
+def secure():
+    """For commands: have output escape what its encoding lacks, and open what the process was started without.
+
+    A number that is free would go to the next file that is opened, a checkpoint perhaps, and whatever a library writes
+    to its standard error would go there.
+    """
+    with contextlib.suppress(OSError):
+        while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(free)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, as long as the process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

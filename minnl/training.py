@@ -9,19 +9,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import json
 import math
-import os
-import platform
-import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from minnl import backend, checkpoint, checks, kernels, out_of_memory, random, schema
+from minnl import backend, checkpoint, checks, out_of_memory, random, schema, stopping
 from minnl import functional as F
 from minnl.data import ahead
 from minnl.engine import Tensor
@@ -29,8 +24,11 @@ from minnl.evaluation import evaluate
 from minnl.optim import clip_grad_norm
 from minnl.precise import precise_batch_norm
 from minnl.progress import Progress
+from minnl.run_checks import check_clips, not_finite
+from minnl.run_folder import RunFolder
 
 LOG_EVERY = 20  # steps between two looks at the loss: on a GPU each look waits for all that was launched
+ADVICE = "the last checkpoint is untouched. Try a lower --lr, or --debug to see which layer it started in"
 NOTHING = {"loss": 0.0, "correct": 0, "clips": 0, "seconds": 0.0}
 
 
@@ -44,13 +42,14 @@ class Trainer:
     optimizer : optim.Optimizer
     schedule : callable, step -> learning rate
     train, test : data.Loader
-    folder : path
-        Gets ``log.jsonl``, ``last.safetensors`` and ``best.safetensors``.
+    folder : path or RunFolder
+        Gets ``log.jsonl``, ``last.safetensors`` and ``best.safetensors``. No other process may train there meanwhile:
+        see :class:`minnl.run_folder.RunFolder`.
     config : dict
-        Plain values, stored in every checkpoint: what is needed to build the same run again.
+        Values that JSON gives back, stored in every checkpoint: what is needed to build the same run again.
     epochs : int
     clip_norm : float or None
-        Largest joint norm of the gradients.
+        Largest joint norm of the gradients, above 0.
     label_smoothing : float
     accumulate : int
         Batches whose clips make one step, for steps larger than memory: the gradient is that of all their clips
@@ -58,6 +57,8 @@ class Trainer:
     precise : int
         Batches of training clips from which running statistics are found anew before each evaluation, at most an
         epoch's: see :func:`minnl.precise.precise_batch_norm`. 0 leaves them as they came up in training.
+    save_every : float
+        Minutes between two checkpoints, however long an epoch; besides, there is one before and one after each test.
 
     Attributes
     ----------
@@ -65,57 +66,91 @@ class Trainer:
         Steps done, epochs finished.
     best : float
         Best test top-1 so far (in [0, 1]; -1 before the first evaluation).
+    stopped_by : int or None
+        The signal that stopped `fit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments out of range, a config that JSON would not give back, and clips that would end the run later
+        (:func:`minnl.run_checks.check_clips`).
     """
 
     def __init__(
         self, model, optimizer, schedule, train, test, folder, config, epochs, clip_norm=None, label_smoothing=0.0,
-        accumulate=1, precise=0,
+        accumulate=1, precise=0, save_every=10.0,
     ):  # fmt: skip
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.train_loader, self.test_loader = train, test
-        self.folder, self.config, self.epochs = Path(folder), config, epochs
-        self.clip_norm, self.label_smoothing = clip_norm, label_smoothing
+        self.run = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+        self.folder, self.config = self.run.path, config
+        checkpoint.check_plain("Trainer", "config", config, finite=True)
+        self.epochs = checks.count("Trainer", "epochs", epochs)
+        self.clip_norm = None if clip_norm is None else checks.positive("Trainer", "clip_norm", clip_norm)
+        self.label_smoothing = checks.number("Trainer", "label_smoothing", label_smoothing, 0, 1)
         self.accumulate = checks.count("Trainer", "accumulate", accumulate)
         self.precise = checks.count("Trainer", "precise", precise, 0)
+        self.save_every = checks.number("Trainer", "save_every", save_every, 0)
+        check_clips(model, train, test)
         self.device = model.parameters()[0].device
         self.step, self.epoch, self.best = 0, 0, -1.0
         self.sums = dict(NOTHING)  # of the epoch so far
         self.parts = []  # (loss, predicted, labels) of batches that the step in hand consists of so far
         self.pending = []  # the parts of each step not yet looked at; on a GPU still in flight
         self.most_memory = 0  # bytes that were held at once, as far as was looked
-        self._stop = False
+        self.stopped_by = None
+        self._begun = self._resumed = False
 
     def fit(self, max_steps=None, plain=False):
-        """Train until all epochs are done, `max_steps` steps are, or someone presses Ctrl-C.
+        """Train until all epochs are done, `max_steps` steps are, or a signal asks for a stop (:mod:`minnl.stopping`).
 
-        Returns True if the run is complete. However it ends, ``last.safetensors`` goes on where it stopped.
+        Returns True if the run is complete. However it ends, ``last.safetensors`` goes on where it stopped; a process
+        that is killed loses what it did since the last checkpoint.
 
         Raises
         ------
         FloatingPointError
-            If the loss is no longer finite.
+            If a loss, a weight or another number to be saved is no longer finite. Nothing of the kind is saved.
+        ValueError
+            If another process trains in the folder, or if it holds a run already that this one does not go on with.
         MemoryError
             Saying what was held, what would fit, and what was saved: the state before the step that failed, as if
             the run had been stopped there.
         """
-        self._stop = False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        limit = math.inf if max_steps is None else max_steps
-        progress = Progress(self.epochs, steps_of(self.train_loader, self.accumulate), plain)
-        self.parts.clear()
-        self.train_loader.set_epoch(self.epoch)
-        self._remember()
-        with self._stopping_politely(), progress:
-            try:
-                return self._fit(progress, limit)
-            except MemoryError as error:
-                reason, then = str(error).rstrip("."), out_of_memory.usage(self.device)
-            # Here the traceback is gone, and with it the arrays of the step that failed.
-            raise MemoryError(self._rescued(reason, then))
+        limit = math.inf if max_steps is None else checks.count("fit", "max_steps", max_steps)
+        self.stopped_by = None
+        with self.run:
+            self.parts.clear()
+            self.train_loader.set_epoch(self.epoch)
+            if not self._begun:
+                self._begin()
+            progress = Progress(self.epochs, steps_of(self.train_loader, self.accumulate), plain)
+            self._remember()
+            with stopping.politely(self._stop), progress:
+                try:
+                    return self._fit(progress, limit)
+                except MemoryError as error:
+                    reason, then = str(error).rstrip("."), out_of_memory.usage(self.device)
+                # Here the traceback is gone, and with it the arrays of the step that failed.
+                raise MemoryError(self._rescued(reason, then))
+
+    def _begin(self):
+        """Save before the first step: what cannot be saved ends the run now, and a kill at any time leaves a run."""
+        last = self.folder / "last.safetensors"
+        if not self._resumed:
+            if self.run.begun:
+                raise ValueError(f"Trainer: {self.folder} holds a run already; resume({str(last)!r}) goes on with it")
+            self.run.cut_log(0, 0)  # of a run that was killed before it had a checkpoint
+        if self.epoch < self.epochs and not last.exists():
+            self.save("last")
+        self._begun, self._saved_at = True, time.monotonic()
+
+    def _stop(self, number):
+        self.stopped_by = number
 
     def _fit(self, progress, limit):
         while self.epoch < self.epochs:
-            if self._stop or self.step >= limit or not self._train_epoch(progress, limit):
+            if self.stopped_by or self.step >= limit or not self._train_epoch(progress, limit):
                 self.save("last")
                 self.train_loader.load_state_dict(self.train_loader.state_dict())  # another `fit` goes on there
                 return False
@@ -127,30 +162,38 @@ class Trainer:
         self.model.train()
         progress.start_epoch(self.epoch + 1, self.train_loader.state_dict()["batch"] // self.accumulate)
         self._mark = time.perf_counter()
+        place = self.train_loader.state_dict()
         for x, labels in ahead.batches(self.train_loader, self.device):
             self.train_step(x, labels)
             if not self.parts and self._after_step(progress, limit):
                 return False
             place = self.train_loader.state_dict()
+        self.train_loader.load_state_dict(place)  # its pass is over, and the epoch is not: its evaluation is to come
         if self.parts:
             self._update()
-            self.train_loader.load_state_dict(place)  # its pass is over, and the epoch is not
             if self._after_step(progress, limit):
                 return False
         self._look()
         self._take_time()
+        self.save("last")
         return True
 
     def _after_step(self, progress, limit):
-        """Notes for a rescue, log and progress; whether to stop here."""
+        """Notes for a rescue, log, a checkpoint if it is time for one, and progress; whether to stop here."""
         self._remember()
-        stopping = self._stop or self.step >= limit
-        if self.step % LOG_EVERY == 0 or stopping:
+        stops = self.stopped_by is not None or self.step >= limit
+        logs = stops or self.step % LOG_EVERY == 0
+        saves = not stops and time.monotonic() - self._saved_at >= 60 * self.save_every
+        if logs or saves:
             self._look()
             self._take_time()
+        if logs:
             self._log("step", loss=self.last_loss, lr=self.optimizer.lr)
+        if saves:
+            self.save("last")
+            self._mark = time.perf_counter()
         progress.advance(self.sums)
-        return stopping
+        return stops
 
     def _take_time(self):
         now = time.perf_counter()
@@ -165,7 +208,7 @@ class Trainer:
         """
         x = Tensor(backend.to_device(x, self.device))
         if not self.parts:
-            self.optimizer.lr = self.schedule(self.step)
+            self.optimizer.lr = checks.number("Trainer", f"schedule({self.step})", self.schedule(self.step), 0)
             self.optimizer.zero_grad()
             self.planned = self.accumulate * len(labels)
         logits = self.model(x)
@@ -209,15 +252,14 @@ class Trainer:
             self.pending.clear()
             self.most_memory = max(self.most_memory, out_of_memory.usage(self.device).most or 0)
         if not math.isfinite(self.sums["loss"]):
-            raise FloatingPointError(
-                f"the loss became {self.last_loss} by step {self.step}; the last checkpoint is untouched. "
-                "Try a lower --lr, or --debug to see which layer it started in"
-            )
+            raise FloatingPointError(f"the loss became {self.last_loss} by step {self.step}; {ADVICE}")
 
     def _finish_epoch(self, progress):
         if self.precise:
             self._find_precise()
         result = evaluate(self.model, self.test_loader)
+        if not math.isfinite(result["loss"]):
+            raise FloatingPointError(f"the test loss became {result['loss']} after step {self.step}; {ADVICE}")
         clips = self.sums["clips"]
         summary = {
             "loss": self.sums["loss"] / clips,
@@ -226,7 +268,7 @@ class Trainer:
             "test_top1": result["top1"],
             "test_top5": result["top5"],
             "lr": self.optimizer.lr,
-            "clips_per_second": clips / self.sums["seconds"],
+            "clips_per_second": clips / max(self.sums["seconds"], 1e-9),
         }
         self.epoch += 1
         self.sums = dict(NOTHING)
@@ -236,7 +278,7 @@ class Trainer:
         better = result["top1"] > self.best
         self.best = max(self.best, result["top1"])
         if better:
-            self.save("best")  # before `last`: a run that is killed in between repeats the epoch, no best is lost
+            self.save("best")  # before `last`: a run that is killed in between tests again, no best is lost
         self.save("last")
         progress.end_epoch(self.epoch, summary)
 
@@ -248,12 +290,13 @@ class Trainer:
             precise_batch_norm(self.model, (x for x, _ in itertools.islice(batches, self.precise)))
 
     def _log(self, kind, **values):
-        record = {"kind": kind, "epoch": self.epoch, "step": self.step, **values}
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self.run.log(kind=kind, epoch=self.epoch, step=self.step, **values)
 
     def save(self, name):
-        """Write everything that going on needs to ``folder/name.safetensors``."""
+        """Write everything that going on needs to ``folder/name.safetensors``.
+
+        Raises FloatingPointError if a number among it is not finite, and leaves the file as it was.
+        """
         optimizer = self.optimizer.state_dict()
         slots = {k: v for k, v in optimizer.items() if backend.is_array(v)}
         meta = {
@@ -265,12 +308,16 @@ class Trainer:
             "optimizer": {k: v for k, v in optimizer.items() if k not in slots},
             "loader": self.train_loader.state_dict(),
             "random": random.get_state(),
-            "versions": versions(),
+            "versions": checkpoint.versions(),
         }
         arrays = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        checkpoint.save(
-            self.folder / f"{name}.safetensors", arrays | {f"optimizer/{k}": v for k, v in slots.items()}, meta
-        )
+        arrays |= {f"optimizer/{k}": v for k, v in slots.items()}
+        arrays = {k: backend.to_host(v) for k, v in arrays.items()}
+        bad = not_finite(arrays)
+        if bad:
+            raise FloatingPointError(f"{bad} holds NaN or infinities after step {self.step}; {ADVICE}")
+        checkpoint.save(self.folder / f"{name}.safetensors", arrays, meta)
+        self._saved_at = time.monotonic()
 
     def _remember(self):
         """Note what a step edits before its last act, the update of the parameters."""
@@ -308,39 +355,34 @@ class Trainer:
         return f"out of memory after step {self.step}{reason and f' ({reason})'}: {found} {saved}"
 
     def resume(self, path):
-        """Take over everything from a checkpoint; what the log says of later steps is dropped."""
-        arrays, meta = checkpoint.load(path)
-        schema.check(path, "meta", meta, schema.RUN)
-        self.model.load_state_dict(part(arrays, "model/"))
-        self.optimizer.load_state_dict(part(arrays, "optimizer/") | meta["optimizer"])
-        self.step, self.epoch, self.best, self.sums = meta["step"], meta["epoch"], meta["best"], meta["sums"]
-        self.train_loader.load_state_dict(meta["loader"])
-        random.set_state(meta["random"])
-        log = self.folder / "log.jsonl"
-        if log.exists():
-            kept = [line for line in log.read_text("utf-8").splitlines(True) if _step_of(line) <= self.step]
-            new = log.with_suffix(".tmp")
-            new.write_text("".join(kept), "utf-8")
-            os.replace(new, log)
+        """Take over everything from a checkpoint; what the log says of later steps is dropped.
 
-    @contextlib.contextmanager
-    def _stopping_politely(self):
-        """Ctrl-C (or SIGTERM) asks for a stop after the step in hand; a second one does not wait."""
+        Where the folder has no ``best.safetensors``, as where `last` was copied alone, the best begins anew.
 
-        def ask(number, frame):
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
+        Raises
+        ------
+        ValueError
+            If another process trains in the folder, or it holds a run that the checkpoint is not of; for a checkpoint
+            that cannot be trusted, does not fit, or holds NaN.
+        """
+        path = Path(path)
+        with self.run:
+            if self.run.begun and path.absolute().parent.resolve() != self.folder.resolve():
+                raise ValueError(f"resume: {self.folder} holds a run already, and {path} is not in it")
+            arrays, meta = checkpoint.load(path)
+            schema.check(path, "meta", meta, schema.RUN)
+            bad = not_finite(arrays)
+            if bad:
+                raise ValueError(f"resume: {path}: {bad} holds NaN or infinities; go on from another checkpoint")
+            self.model.load_state_dict(part(arrays, "model/"))
+            self.optimizer.load_state_dict(part(arrays, "optimizer/") | meta["optimizer"])
+            self.step, self.epoch, self.best, self.sums = meta["step"], meta["epoch"], meta["best"], meta["sums"]
+            if not (self.folder / "best.safetensors").exists():
+                self.best = -1.0
+            self.train_loader.load_state_dict(meta["loader"])
+            random.set_state(meta["random"])
+            self.run.cut_log(self.epoch, self.step)
+            self._resumed = True
 
 
 def steps_of(loader, accumulate):
@@ -351,21 +393,3 @@ def steps_of(loader, accumulate):
 def part(arrays, prefix):
     """The arrays whose names start with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def versions():
-    """What made a checkpoint: for the reader, and for whoever wonders why two runs differ."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "kernels": kernels.mode(),
-        "threads": backend.threads(),
-    }
-
-
-def _step_of(line):
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line that a crash cut short

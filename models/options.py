@@ -14,6 +14,12 @@ from models.presets import step
 
 TEST_CLIPS = 600  # of the built-in task: 200 a class, the same for everyone
 SMALL = {"non_local": "embedded", "place": "res2", "blocks": 1, "subsample": "before", "axes": "spacetime"}
+# The options that a command reads.
+READ = {
+    "evaluate": {"evaluate", "data", "views", "scores", "memory", "batch_size", "on_error"},
+    "predict": {"predict", "checkpoint", "views", "memory", "batch_size"},
+}
+ALWAYS = {"device", "workers", "threads", "debug"}
 CLIPS = {"frames": 16, "stride": 2, "size": None, "resize": "squash", "rgb": False}
 
 
@@ -51,12 +57,14 @@ def arguments(argv, description):
     add("--clip-norm", type=float, help="largest norm of the gradients (adamw: %(default)s)")
     add("--precise", type=int, metavar="N", help="batches for precise batch norm before an evaluation")
     add("--label-smoothing", type=float, default=0.0)
+    add("--drop-last", action="store_true", help="leave out a last batch that is not full")
     add("--seed", type=int, default=0, help="of weights, order, crops and the built-in clips (default: %(default)s)")
     add = parser.add_argument_group("run").add_argument
     add("--name", help="folder under runs/ (default: from the model and the seed)")
     add("--device", default="cpu", help='"cpu", "gpu" or "gpu:N"')
     add("--workers", type=int, default=1, metavar="N", help="threads that prepare clips (default: %(default)s)")
     add("--threads", type=int, default=minnl.backend.threads(), metavar="N", help="threads that compute (default: all)")
+    add("--save-every", type=float, default=10.0, metavar="MINUTES", help="between checkpoints (default: %(default)s)")
     add("--max-steps", type=int, metavar="N", help="stop after step N; --resume goes on")
     add("--resume", metavar="RUN", help="a run's folder or checkpoint")
     add("--start", metavar="CHECKPOINT", help="begin with its weights, as far as they fit (of a run: its best)")
@@ -82,6 +90,10 @@ def arguments(argv, description):
     args = complete(parser, parser.parse_args(argv))
     left = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), ...)))  # ... where nothing was said
     args.given = [name for name, value in vars(left).items() if value is not ...]
+    for command, reads in READ.items():
+        unread = [f"--{name.replace('_', '-')}" for name in args.given if name not in reads | ALWAYS]
+        if getattr(args, command) and unread:
+            parser.error(f"--{command} does not use {', '.join(unread)}; leave it out")
     return args
 
 
@@ -95,6 +107,10 @@ def complete(parser, args):
         parser.error("--start is for a new run: it gives first weights, and what was begun has its own")
     if args.scores and not (args.evaluate and args.views):
         parser.error("--scores needs --evaluate and --views")
+    if args.checkpoint and not args.predict:
+        parser.error("--checkpoint is for --predict; --resume goes on with a run, --start begins with its weights")
+    if args.memory is not None and not (args.plan or args.views or args.predict):
+        parser.error("--memory is for --plan and --views")
     if args.size and len(args.size) > 2:
         parser.error(f"--size takes one number or two, got {len(args.size)}")
     for name in ("non_local", "subsample"):
@@ -112,10 +128,15 @@ def check(args):
     checks.count("recipe", "--epochs", args.epochs)
     checks.count("recipe", "--accumulate", args.accumulate)
     checks.count("recipe", "--precise", args.precise, 0)
-    for name, high in (("warm_up", 1), ("label_smoothing", 1), ("clip_norm", None), ("memory", None)):
-        value = getattr(args, name)
-        if value is not None:
-            checks.number("recipe", f"--{name.replace('_', '-')}", value, 0, high)
+    rates = {"lr": None, "weight_decay": None, "save_every": None, "warm_up": 1, "label_smoothing": 1}
+    for name, high in rates.items():
+        if getattr(args, name) is not None:
+            checks.number("recipe", f"--{name.replace('_', '-')}", getattr(args, name), 0, high)
+    for name in ("clip_norm", "memory"):
+        if getattr(args, name) is not None:
+            checks.positive("recipe", f"--{name.replace('_', '-')}", getattr(args, name))
+    if args.max_steps is not None:
+        checks.count("recipe", "--max-steps", args.max_steps)
 
 
 def unchanged(args, config, free):

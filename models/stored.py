@@ -46,7 +46,7 @@ OTHERS = {
     "deviation": maybe(listed(real(1e-9), 1, 4096)), "clips": whole(1, 10**9), "on_error": choice("skip", "error"),
     "recipe": choice(*recipes.RECIPES), "epochs": whole(1), "batch_size": whole(1), "accumulate": whole(1),
     "lr": maybe(real(0)), "weight_decay": real(0), "warm_up": real(0, 1), "clip_norm": maybe(real(0)),
-    "precise": whole(), "label_smoothing": real(0, 1),
+    "precise": whole(), "label_smoothing": real(0, 1), "drop_last": FLAG, "save_every": real(0),
 }  # fmt: skip
 CONFIG = record(NEEDED | OTHERS, optional=OTHERS)
 SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames")  # of FIELDS, what arrays show
@@ -60,7 +60,8 @@ def configuration(path, arrays, meta):
     config = meta.get("config")
     if not isinstance(config, dict) or "classes" not in config:
         raise ValueError(f"{path}: a checkpoint, but not one of train.py: it does not say which network it holds")
-    config = recipes.RECIPES["adamw"] | {"recipe": "adamw"} | config  # a run from before there were recipes
+    before = recipes.RECIPES["adamw"] | {"recipe": "adamw", "drop_last": False}  # there were such options
+    config = before | config
     check(path, "config", config, CONFIG)
     if "network" in config:
         network(path, config["network"], {name: array.shape for name, array in part(arrays, "model/").items()})

@@ -173,6 +173,32 @@ def test_out_of_memory_within_a_step_goes_back_to_its_beginning(whole, tmp_path,
     assert trainer.fit() and saved(tmp_path) == saved(whole)
 
 
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_kill_after_a_checkpoint_changes_no_bit(whole, tmp_path, step):
+    """With a checkpoint after each step; after the last one of an epoch the kill comes in its evaluation."""
+    trainer = make(tmp_path, precise=2, save_every=0)
+
+    def until(function):
+        def act(*arguments):
+            if trainer.step == step:
+                raise SystemExit
+            return function(*arguments)
+
+        return act
+
+    trainer.schedule = until(trainer.schedule)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(training, "evaluate", until(training.evaluate))
+        trainer.fit()
+    meta = saved(tmp_path)[1]
+    assert (meta["step"], meta["epoch"]) == (step, (step - 1) // 3)
+    trainer = make(tmp_path, precise=2, seed=99)
+    trainer.resume(tmp_path / "last.safetensors")
+    assert trainer.fit()
+    for name in ("last", "best"):
+        assert saved(tmp_path, name) == saved(whole, name)
+
+
 @pytest.mark.parametrize("precise", [2, 100])
 def test_an_evaluation_comes_after_precise_batch_norm(tmp_path, precise):
     """Over clips of the epoch to come, at most all of them; what was learned is the same as without."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Tensor, checkpoint, data, nn, optim, training
+from minnl import Tensor, checkpoint, data, nn, optim, stopping, training
 from minnl.training import Trainer, evaluate
 
 STEPS = 3  # batches an epoch: 10 clips by 4
@@ -203,18 +203,27 @@ def test_best_and_last(tmp_path, monkeypatch):
     assert epochs_saved() == [5, 5]
 
 
-def test_killed_between_best_and_last_the_best_is_there(tmp_path, monkeypatch):
+def test_killed_between_best_and_last_the_best_is_there(whole, tmp_path, monkeypatch):
     trainer, save = make(tmp_path), Trainer.save
 
     def killed(self, name):
-        if name == "last":
+        if name == "last" and self.epoch == 1:
             raise KeyboardInterrupt
         save(self, name)
 
-    monkeypatch.setattr(Trainer, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.fit(plain=True)
-    assert checkpoint.load(tmp_path / "best.safetensors")[1]["epoch"] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(plain=True)
+    best = saved(tmp_path, "best")
+    assert (best[1]["epoch"], saved(tmp_path)[1]["epoch"]) == (1, 0)
+    assert len(log(tmp_path)) == 2, "a step and the epoch, which comes again"
+    trainer = make(tmp_path, seed=99)
+    trainer.resume(tmp_path / "last.safetensors")
+    assert trainer.fit(plain=True)
+    for name in ("last", "best"):
+        assert saved(tmp_path, name) == saved(whole, name)
+    assert without_times(log(tmp_path)) == without_times(log(whole))
 
 
 def test_the_log_after_a_checkpoint_is_dropped(tmp_path):
@@ -237,7 +246,7 @@ def test_a_loss_of_nan_stops_the_run_and_spares_the_checkpoint(tmp_path):
     make(tmp_path).resume(tmp_path / "last.safetensors")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_a_signal_stops_after_the_step_in_hand(whole, tmp_path, number, monkeypatch):
     before = signal.getsignal(number)
     trainer = make(tmp_path)
@@ -249,7 +258,7 @@ def test_a_signal_stops_after_the_step_in_hand(whole, tmp_path, number, monkeypa
         train_step(x, labels)
 
     monkeypatch.setattr(trainer, "train_step", interrupted)
-    assert not trainer.fit() and trainer.step == 4
+    assert not trainer.fit() and (trainer.step, trainer.stopped_by) == (4, number)
     assert signal.getsignal(number) is before
     trainer = make(tmp_path, seed=99)
     trainer.resume(tmp_path / "last.safetensors")
@@ -279,7 +288,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     assert signal.getsignal(signal.SIGINT) is before
-    assert not (tmp_path / "last.safetensors").exists()
+    assert saved(tmp_path)[1]["step"] == 0, "the checkpoint from before the first step stands"
 
 
 def test_a_checkpoint_of_another_network_changes_nothing(tmp_path):

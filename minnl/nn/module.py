@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 
-from minnl import backend, contracts, debugging
+from minnl import backend, contracts, debugging, engine
 from minnl.checks import clean
 from minnl.engine import Tensor
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 
-from minnl import backend
+from minnl import backend, checkpoint
 from minnl.engine import Tensor
 from minnl.nn import NonLocalBlock, evaluating
 
@@ -30,6 +31,14 @@ def _figure(*size):
     return figure
 
 
+def _save(figure, path):
+    """Write a figure whole or not at all, as its name's ending says; returns the path."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=Path(path).suffix[1:] or "png", dpi=100)
+    checkpoint.write(path, [picture.getbuffer()])
+    return path
+
+
 def curves(folder):
     """Draw the log's loss and accuracy over steps into ``folder/curves.png``; returns the path."""
     log = read_log(folder)
@@ -46,9 +55,7 @@ def curves(folder):
     for axes, corner in ((left, "upper right"), (right, "lower right")):  # where a run that learns leaves room
         axes.legend(loc=corner)
         axes.grid(alpha=0.3)
-    path = Path(folder) / "curves.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return _save(figure, Path(folder) / "curves.png")
 
 
 def block_input(model, clip):
@@ -129,8 +136,7 @@ def attention(model, clip, path, positions=None):
         f"{block.mode} block: where the position of the cross looks (colour: weight; above: a time step's share)",
         fontsize=9,
     )
-    figure.savefig(path, dpi=100)
-    return path
+    return _save(figure, path)
 
 
 def error_curves(path, rows):
@@ -166,5 +172,4 @@ def error_curves(path, rows):
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(fontsize=8, loc="outside lower center")  # on the axes it would hide curves that go down
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)
-    return path
+    return _save(figure, path)

@@ -169,20 +169,18 @@ def train(case, seed, out, device="cpu", workers=1):
     """Train a run to its end, or on from where it was stopped; True if it is complete then."""
     folder, config = case.folder(out, seed), case.config | {"seed": seed}
     made = trainer(config, folder, device, workers)
-    if begun(case, seed, out):
-        made.resume(folder / "last.safetensors")
-    else:
-        (folder / "log.jsonl").unlink(missing_ok=True)  # of a run that ended before it had a checkpoint
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.json", config)
-    try:
-        if not made.fit():
-            return False
-    except FloatingPointError as error:
-        _write(folder / "result.json", {"diverged": str(error)})
-        return True
-    end = pictures.read_log(folder)["epoch"][-1]
-    _write(folder / "result.json", {"top1": end["test_top1"], "top5": end["test_top5"], "loss": end["test_loss"]})
+    with made.run:
+        if begun(case, seed, out):
+            made.resume(folder / "last.safetensors")
+        _write(folder / "config.json", config)
+        try:
+            if not made.fit():
+                return False
+        except FloatingPointError as error:
+            _write(folder / "result.json", {"diverged": str(error)})
+            return True
+        end = pictures.read_log(folder)["epoch"][-1]
+        _write(folder / "result.json", {"top1": end["test_top1"], "top5": end["test_top5"], "loss": end["test_loss"]})
     return True
 
 
