@@ -153,6 +153,21 @@ def test_large_logits(kept, dtype):
 
 
 @pytest.mark.parametrize("kept", [True, False])
+def test_rows_that_are_nearly_one_hot(kept):
+    """The gradient at the large weight is 1e-4 of the terms whose difference it is."""
+    x, g = inputs((1, 16, 16), (1, 16, 16), 64, 64)[1:]
+    x, g = x.astype(np.float32) * np.sqrt(np.float32(3)), g.astype(np.float32)
+
+    def fn(x, g):
+        return F.non_local(x, x, g, scale=1 / 8)
+
+    with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
+        (_, gx, _), _ = outcome(fn, [x, g])
+    (_, judge, _), _ = outcome(fn, [x, g], "float64", backend.CPU, "textbook")
+    assert np.abs(gx - judge).max() <= 1e-5 * np.abs(judge).max()
+
+
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_logits_that_are_not_finite(kept):
     """A key at -infinity has no weight; where all are, one is +infinity or NaN, there is no softmax: NaN."""

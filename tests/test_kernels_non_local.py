@@ -158,6 +158,24 @@ def test_logits_far_from_zero(level, kept):
         agree(softmax("spacetime"), [theta, phi, g], tolerance=1e-3)
 
 
+@pytest.mark.parametrize("mode", ["fast", "textbook"])
+@pytest.mark.parametrize("far", [False, True])
+def test_rows_that_are_nearly_one_hot(mode, far, kept):
+    """The gradient at the large weight is 1e-4 of the terms whose difference it is; `far`: logits near 16,000."""
+    x, g = arrays((1, 2, 16, 16, 64), (1, 2, 16, 16, 64))
+    x = x.astype(np.float32) * np.sqrt(np.float32(3))
+    inputs = [x, x, g.astype(np.float32)]
+    if far:
+        inputs[0], inputs[1] = (np.concatenate([x, np.full_like(x[..., :1], 360)], axis=-1),) * 2
+    with in_blocks(500 if far else 10**6):
+        found, _ = outcome(softmax("space", 1 / 8), inputs, mode)
+        judge, _ = outcome(softmax("space", 1 / 8), inputs, "textbook", np.float64)
+    # beside a logit of 16,000 float32 numbers are 1e-3 apart: an error of all small weights that no body can help
+    for a, b, bound in zip(found, judge, (1e-5, 2e-3, 2e-3, 1e-5) if far else (1e-6, 1e-5, 1e-5, 1e-6), strict=True):
+        a, b = (v[..., :64] for v in (a, b))
+        assert np.abs(a - b).max() <= bound * np.abs(b).max()
+
+
 def test_no_warning_and_no_error_where_a_shift_is_needed(kept):
     theta, phi, g = (a.astype(np.float32) for a in arrays((1, 1, 4, 4, 3), (1, 1, 4, 4, 3), (1, 1, 4, 4, 3)))
     with np.errstate(over="raise", divide="raise", invalid="raise"), use_kernels("fast"):

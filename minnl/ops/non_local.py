@@ -69,14 +69,16 @@ class NonLocalSoftmax(_NonLocal):
 
     .. math::
         p_{ij} = e^{s_{ij} - \ell_i}, \quad y_i = \sum_j p_{ij} g_j, \qquad
-        \bar g_j = \sum_i p_{ij} \bar y_i, \quad
-        \bar s_{ij} = p_{ij} (\bar y_i^\top g_j - \bar y_i^\top y_i), \quad
+        \bar g_j = \sum_i p_{ij} \bar y_i, \\
+        \bar s_{ij} = p_{ij} (r_{ij} - \sum_k p_{ik} r_{ik}), \quad r_{ij} = \bar y_i^\top g_j - \bar y_i^\top y_i, \\
         \bar\theta_i = \lambda \sum_j \bar s_{ij} \phi_j, \quad \bar\phi_j = \lambda \sum_i \bar s_{ij} \theta_i
 
-    (:math:`\sum_j p_{ij}\,\bar y_i^\top g_j = \bar y_i^\top y_i`: the softmax's sum needs no second pass.)
+    (:math:`\sum_j p_{ij}\,\bar y_i^\top g_j = \bar y_i^\top y_i`, so the sum of all p r is 0. In floating point what is
+    left of it counts where one weight is nearly 1, for its r is nearly 0.)
 
     Shapes: theta (N, T, H, W, I), phi (N, T', H', W', I), g (N, T', H', W', D) -> y (N, T, H, W, D).
-    Keeps the three, y, and one number a query, :math:`\ell_i`. A kernel may keep :math:`e^{s_{ij}}` of few keys.
+    Keeps the three, y, and :math:`\ell_i` in two parts, the largest logit and what is above it: beside
+    a logit of 10,000 that has no digits left. A kernel may keep :math:`e^{s_{ij}}` of few keys.
     """
 
     keeps = ("theta", "phi", "g", "y", "log_sum", "exponentials")
@@ -87,7 +89,7 @@ class NonLocalSoftmax(_NonLocal):
         self.shapes(theta, phi, g)
         self.theta, self.phi, self.g = self.fold(theta), self.fold(phi), self.fold(g)
         self.y = xp.empty((*self.theta.shape[:2], g.shape[-1]), dtype=g.dtype)
-        self.log_sum = xp.empty((*self.theta.shape[:2], 1), dtype=g.dtype)
+        self.log_sum = xp.empty((*self.theta.shape[:2], 2), dtype=g.dtype)
         for b, i in self.blocks(self.theta, self.phi):
             s = self.logits(b, i)
             top = s.max(axis=-1, keepdims=True)
@@ -95,7 +97,7 @@ class NonLocalSoftmax(_NonLocal):
             p = xp.exp(s, out=s)
             total = p.sum(axis=-1, keepdims=True)
             self.y[b, i] = (p @ self.g[b]) / total
-            self.log_sum[b, i] = top + xp.log(total)
+            self.log_sum[b, i, :1], self.log_sum[b, i, 1:] = top, xp.log(total)
         return self.unfold(self.y, theta.shape)
 
     def backward(self, gy):
@@ -103,11 +105,13 @@ class NonLocalSoftmax(_NonLocal):
         gtheta, gphi, gg = (xp.zeros_like(a) for a in (self.theta, self.phi, self.g))
         for b, i in self.blocks(self.theta, self.phi):
             s = self.logits(b, i)
-            s -= self.log_sum[b, i]
+            s -= self.log_sum[b, i, :1]
+            s -= self.log_sum[b, i, 1:]
             p = xp.exp(s, out=s)
             gg[b] += p.swapaxes(1, 2) @ gy[b, i]
             gs = gy[b, i] @ self.g[b].swapaxes(1, 2)
             gs -= (gy[b, i] * self.y[b, i]).sum(axis=-1, keepdims=True)
+            gs -= (gs * p).sum(axis=-1, keepdims=True)
             gs *= p
             gs *= self.scale
             gtheta[b, i] = gs @ self.phi[b]
@@ -134,7 +138,7 @@ class NonLocalSoftmax(_NonLocal):
     def infer(self, theta, phi, g):
         self.shapes(theta, phi, g)
         self.theta, self.phi, self.g = theta, phi, g
-        self.log_sum = hollow((*theta.shape[:4], 1), theta.dtype)
+        self.log_sum = hollow((*theta.shape[:4], 2), theta.dtype)
         self.y = hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
         if fast_kernels(theta) and any(self.needs) and self.few_keys():
             self.exponentials = hollow(self.pairs(), theta.dtype)

@@ -30,13 +30,12 @@ class StreamedSoftmax(Float32Kernel):
     def forward(op, theta, phi, g):
         op.y = fold(op, theta, phi, g)
         (batch, length, _), keys = op.theta.shape, op.phi.shape[1]
-        op.log_sum = empty((batch, length, 1), g.dtype)
+        op.log_sum = empty((batch, length, 2), g.dtype)
         kept = any(op.needs) and op.few_keys()
         op.exponentials = empty((batch, length, keys), g.dtype) if kept else None
-        log_base = base()[1]
         columns = cut(slice(0, keys))
         with Copies() as copies:
-            turned_phi = [copies.turned(op.phi[:, j], op.scale / log_base) for j in columns]
+            turned_phi = [copies.turned(op.phi[:, j], op.scale / base()[1]) for j in columns]
             upright_g = copies.upright(op.g, columns[0].stop, rows=length)
 
         def run(elements, queries):
@@ -50,9 +49,7 @@ class StreamedSoftmax(Float32Kernel):
                 for j in columns:
                     panels.add_product(e[..., j], upright_g[b, :, j], y, fresh=j.start == 0)
                 y /= total
-                np.log(total, out=op.log_sum[b, i])
-                if shifted and not kept:
-                    op.log_sum[b, i] += top * log_base
+                op.log_sum[b, i, :1], op.log_sum[b, i, 1:] = top if shifted else 0, total
 
         elements, runs = division(op)
         tasks = itertools.product(elements, threads.shares(length, runs, multiple=ALIGNED))
@@ -70,18 +67,23 @@ class StreamedSoftmax(Float32Kernel):
         longest = max(j.stop - j.start for run in columns for j in run)
         with Copies() as copies:
             recalled = Exponentials(op, columns, copies)
+        if recalled.shifted:
+            threads.run(lambda task: recalled.sum_up(*task, columns, longest), itertools.product(elements, queries))
+        with Copies() as copies:
             turned_g = {j.start: copies.turned(op.g[:, j], op.scale, ones=True) for run in columns for j in run}
-            received = augmented(gy, recalled.inverse, op.y, copies)
+            received = augmented(gy, 1 / recalled.total, op.y, copies)
             upright_phi = copies.upright(op.phi, longest, rows=gy.shape[1])
             upright_theta = copies.upright(op.theta, most_queries(longest), rows=keys, turned=True)
         with Copies() as copies:
             upright_received = copies.upright(received[..., :-1], most_queries(longest), rows=keys, turned=True)
+        rows = Rows(op, recalled.total)
 
         def run(elements, queries, columns, first):
             for (b, i), j in itertools.product(blocks(elements, queries, longest), columns):
                 e = recalled(b, i, j)
                 gs = panels.multiply(received[b, i], turned_g[j.start][b], empty(e.shape, e.dtype))
                 gs *= e
+                rows.see(e, gs, b, i, j)
                 fresh = first and i.start == queries.start
                 panels.add_product(e.swapaxes(1, 2), upright_received[b, :, i], gg[b, j], fresh)
                 panels.add_product(gs.swapaxes(1, 2), upright_theta[b, :, i], gphi[b, j], fresh)
@@ -90,29 +92,76 @@ class StreamedSoftmax(Float32Kernel):
         for turn in range(runs):  # in each, every run of queries meets one run of keys, and no two meet the same
             tasks = [(b, queries[(k + turn) % runs], columns[k], turn == 0) for b in elements for k in range(runs)]
             threads.run(lambda task: run(*task), tasks)
+        rows.settle(gtheta, gphi)
         return gradients.unfolded()
 
 
 class Exponentials:
-    """Those of forward: kept, or made again. The weights are p_ij = e_ij inverse_i."""
+    """Those of forward: kept, or made again. The weights are p_ij = e_ij / total_i."""
 
     def __init__(self, op, columns, copies):
-        self.op = op
-        self.kept = op.exponentials is not None
-        self.shifted = not (self.kept or abs(op.log_sum).max(initial=0) <= SAFE)
-        self.inverse = np.ones_like(op.log_sum) if self.shifted else np.exp(-op.log_sum)
+        self.op, self.kept = op, op.exponentials is not None
+        self.shifted = not self.kept and op.log_sum[..., 0].any()
+        of_rows = op.log_sum.copy() if self.shifted else op.log_sum
+        self.top, self.total = of_rows[..., :1], of_rows[..., 1:]
         blocks = [] if self.kept else itertools.chain.from_iterable(columns)
         self.phi = {j.start: copies.turned(op.phi[:, j], op.scale / base()[1]) for j in blocks}
+
+    def logits(self, b, i, j):
+        theta = self.op.theta[b, i]
+        return panels.multiply(theta, self.phi[j.start][b], empty((*theta.shape[:2], j.stop - j.start), theta.dtype))
 
     def __call__(self, b, i, j):
         if self.kept:
             return self.op.exponentials[b, i, j]
-        (power, log_base), theta = base(), self.op.theta[b, i]
-        e = empty((*theta.shape[:2], j.stop - j.start), theta.dtype)
-        panels.multiply(theta, self.phi[j.start][b], e)
+        e = self.logits(b, i, j)
         if self.shifted:
-            e -= self.op.log_sum[b, i] / log_base
-        return power(e, out=e)
+            e -= self.top[b, i]
+        return base()[0](e, out=e)
+
+    def sum_up(self, elements, queries, columns, longest):
+        """The largest logit and the sum of these rows anew, of the very numbers that backward will see.
+
+        A product of another shape may round a logit of 10,000 to its neighbour, 1e-3 away, and all the row with it.
+        """
+        for b, i in blocks(elements, queries, longest):
+            top, total = self.top[b, i], self.total[b, i]
+            top[...], total[...] = -np.inf, 0
+            for j in itertools.chain.from_iterable(columns):
+                s = self.logits(b, i, j)
+                larger = np.maximum(top, s.max(axis=-1, keepdims=True))
+                total *= base()[0](top - larger)
+                total += base()[0](np.subtract(s, larger, out=s), out=s).sum(axis=-1, keepdims=True)
+                top[...] = larger
+
+
+class Rows:
+    """Rows of the logits' gradient sum up to 0: what rounding leaves is taken off at the key with most of the weight.
+
+    Where its weight is nearly 1, its gradient is a difference of nearly equal numbers, and minus all others is exact.
+    """
+
+    def __init__(self, op, total):
+        self.op, self.total = op, total
+        self.sums = np.zeros(total.shape, total.dtype)
+        self.keys = np.full(total.shape[:2], -1)
+
+    def see(self, e, gs, b, i, j):
+        self.sums[b, i] += gs @ np.ones((gs.shape[-1], 1), gs.dtype)
+        largest = e.argmax(axis=-1)
+        most = np.take_along_axis(e, largest[..., None], axis=-1) > self.total[b, i] / 2
+        np.copyto(self.keys[b, i], j.start + largest, where=most[..., 0])
+
+    def settle(self, gtheta, gphi):
+        queries = np.nonzero(self.keys >= 0)
+        if not queries[0].size:
+            return
+        elements, keys, left = queries[0], self.keys[queries], self.sums[queries]
+        gtheta[queries] -= left * self.op.phi[elements, keys]
+        order = np.lexsort((keys, elements))  # queries of one key side by side, for np.subtract.at is slow
+        elements, keys = elements[order], keys[order]
+        first = np.flatnonzero(np.diff(elements * self.op.phi.shape[1] + keys, prepend=-1))
+        gphi[elements[first], keys[first]] -= np.add.reduceat((left * self.op.theta[queries])[order], first)
 
 
 def cut(keys):

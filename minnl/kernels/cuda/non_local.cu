@@ -42,14 +42,15 @@ __global__ void softmax(T* s, index_t rows, index_t keys, T* scales) {
 }
 
 // Backward. From logits the weights p, in their place; without scales they are weights already. And from
-// gp = gy^T g the gradient of the logits, p (gp - gy^T y), in its place, unless there is no gp.
+// gp = gy^T g the gradient of the logits, p (gp - gy^T y), in its place, unless there is no gp. What rounding leaves of
+// its sum, which is 0, is taken off: where a weight is nearly 1 its gradient is small and would be lost in that.
 template <typename T>
 __global__ void gradient(T* s, const T* __restrict__ scales, const T* __restrict__ gy, const T* __restrict__ y,
                          index_t rows, index_t keys, index_t depth, T* gp) {
     for (index_t step = (index_t)blockIdx.y * blockDim.y; step < rows; step += row_stride()) {
         const index_t row = step + threadIdx.y, mine = row < rows ? keys : 0;
         T* of_row = s + row * keys;
-        T gy_y = 0;
+        T gy_y = 0, left = 0;
         if (gp && row < rows)
             for (index_t c = threadIdx.x; c < depth; c += blockDim.x) gy_y += gy[row * depth + c] * y[row * depth + c];
         gy_y = row_sum(gy_y);
@@ -58,7 +59,10 @@ __global__ void gradient(T* s, const T* __restrict__ scales, const T* __restrict
         for (index_t j = threadIdx.x; j < mine; j += blockDim.x) {
             T p = of_row[j];
             if (scales) of_row[j] = p = exp(p - top) * scale;
-            if (gp) gp[row * keys + j] = p * (gp[row * keys + j] - gy_y);
+            if (gp) left += p * (gp[row * keys + j] -= gy_y);
         }
+        left = row_sum(left);
+        for (index_t j = threadIdx.x; gp && j < mine; j += blockDim.x)
+            gp[row * keys + j] = of_row[j] * (gp[row * keys + j] - left);
     }
 }
