@@ -103,7 +103,7 @@ def number(where, name, value, low=None, high=None):
 
 def positive(where, name, value):
     """A finite Python float above 0."""
-    value = number(where, name, value, 0)
-    if value == 0:
-        raise ValueError(f"{where}: {name} must be above 0, got {value}")
+    value = number(where, name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{where}: {name} must be {'finite' if value > 0 else 'above 0'}, got {value}")
     return value

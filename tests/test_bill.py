@@ -155,18 +155,24 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     monkeypatch.setattr(conv_winograd, "BLOCK_ELEMENTS", 1024)
     threads = minnl.backend.threads()
     minnl.set_threads(1)
-    gc.collect()
-    tracemalloc.start()
+
+    def steps(count):
+        model = build(which)
+        optimizer = optim.AdamW(model.parameters())
+        for _ in range(count):
+            x = np.ones(shape, np.float32)
+            tracemalloc.reset_peak()
+            optimizer.zero_grad()
+            F.cross_entropy(model(Tensor(x)), np.zeros(shape[0], int)).backward()
+            optimizer.step()
+        return model
+
     try:
         with minnl.use_kernels(mode):
-            model = build(which)
-            optimizer = optim.AdamW(model.parameters())
-            for _ in range(2):
-                x = np.ones(shape, np.float32)
-                tracemalloc.reset_peak()
-                optimizer.zero_grad()
-                F.cross_entropy(model(Tensor(x)), np.zeros(shape[0], int)).backward()
-                optimizer.step()
+            steps(1)  # what a thread holds from its first step on
+            gc.collect()
+            tracemalloc.start()
+            model = steps(2)
         real = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -23,7 +23,7 @@ def loaded(statement):
 
 @pytest.fixture(scope="module")
 def numpy():
-    return loaded("import numpy")
+    return loaded("import numpy, dataclasses, pathlib")  # these two pip's editable installs bring with Python's start
 
 
 def test_import_brings_little_beyond_numpy(numpy):
