@@ -13,7 +13,6 @@ from minnl.kernels.cpu.non_local_dot import DotOfPairs, DotOfSums
 from minnl.kernels.cpu.non_local_sorted import SortedConcat
 from minnl.kernels.cpu.norm import BlockedBatchNorm, BlockedFrozenBatchNorm
 from minnl.kernels.cpu.products import SmallMatMul, ThreadedLinear
-from minnl.kernels.cpu.softmax import RowCrossEntropy, RowLogSoftmax, RowSoftmax
 
 register("Accumulation", ThreadedSum)
 register("Conv3d", FastConv3d)
@@ -30,7 +29,4 @@ register("MaxPool3d", BlockedMaxPool)
 register("AvgPool3d", BlockedAvgPool)
 register("AdaptiveAvgPool3d", GlobalAveragePool)
 register("Mean", MeanOverPositions)
-register("Softmax", RowSoftmax)
-register("LogSoftmax", RowLogSoftmax)
-register("CrossEntropy", RowCrossEntropy)
 register("AdamW", BlockedAdamW)
