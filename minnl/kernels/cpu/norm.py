@@ -28,7 +28,7 @@ class BlockedBatchNorm(LargeKernel):
     @staticmethod
     def forward(op, x, weight, bias, *residual):
         op.x, op.weight = x, weight
-        op.mean, var, op.far = statistics(x, op.eps)
+        op.mean, var, op.left = statistics(x, op.eps)
         op.rstd = 1 / np.sqrt(var + np.float32(op.eps))
         n = np.float32(x.size // x.shape[-1])
         op.track(op.mean, var * (n / (n - 1)))
@@ -38,7 +38,7 @@ class BlockedBatchNorm(LargeKernel):
 
     @staticmethod
     def backward(op, gy):
-        rows, x, gz = rows_of(gy.size, gy.shape[-1]), Parts(op.x, op.mean, op.far), GradientOfSum(op, gy)
+        rows, x, gz = rows_of(gy.size, gy.shape[-1]), Parts(op.x, op.mean, op.left), GradientOfSum(op, gy)
 
         def sums(i, scratch):
             g = gz.make(i, scratch)
@@ -70,7 +70,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
     @staticmethod
     def forward(op, x, weight, bias, *residual):
         op.rstd = 1 / np.sqrt(op.var + np.float32(op.eps))
-        op.far = far(op.mean, op.rstd)
+        op.left = np.zeros_like(op.mean) if far(op.mean, op.rstd) else None
         y = result(op, x, weight, bias, *residual)
         op.keep(x, weight, y)
         return y
@@ -78,7 +78,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
     @staticmethod
     def backward(op, gy):
         rows, gz, learns = rows_of(gy.size, gy.shape[-1]), GradientOfSum(op, gy), any(op.needs[1:3])
-        x = None if op.x is None else Parts(op.x, op.mean, op.far)
+        x = None if op.x is None else Parts(op.x, op.mean, op.left)
         (scale,) = rows.repeated(op.weight * op.rstd)
         gx = gz.room_for_gx()
         out = rows.cut(gx)
@@ -98,7 +98,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
 
 
 def statistics(x, eps):
-    """Mean and variance of each channel, and whether a mean is far, from one reading; from a second one if it is.
+    """Mean and variance of each channel, and None; or if a mean is far what it lost by rounding, from a second reading.
 
     E[d^2] - E[d]^2 is the variance for deviations d from any number, but loses digits if that is far from the mean.
     """
@@ -113,12 +113,12 @@ def statistics(x, eps):
         return mean, np.maximum(squares - mean * mean, 0)
 
     mean, var = moments(Parts(x))
-    again = far(mean, 1 / np.sqrt(var + eps))
-    if again:
-        centre = mean.astype(x.dtype)
-        shift, var = moments(Parts(x, centre, True))
-        mean = centre + shift
-    return mean.astype(x.dtype), var.astype(x.dtype), again
+    if not far(mean, 1 / np.sqrt(var + eps)):
+        return mean.astype(x.dtype), var.astype(x.dtype), None
+    centre = mean.astype(x.dtype)
+    shift, var = moments(Parts(x, centre, left=0))
+    mean = (centre + shift).astype(x.dtype)
+    return mean, var.astype(x.dtype), (centre - mean + shift).astype(x.dtype)
 
 
 def far(mean, rstd):
@@ -126,13 +126,13 @@ def far(mean, rstd):
 
 
 class Parts:
-    """Blocks of x; with the mean taken off if that is far from 0. `mean` is the mean of what is left."""
+    """Blocks of x; with the mean taken off if that is far from 0, and its mean then is `left`. `mean` is theirs."""
 
-    def __init__(self, x, mean=None, far=False):
+    def __init__(self, x, mean=None, left=None):
         self.rows = rows_of(x.size, x.shape[-1])
         self.blocks, self.mean, self.row = self.rows.cut(x), mean, None
-        if far:
-            self.mean, (self.row,) = np.zeros_like(mean), self.rows.repeated(mean)
+        if left is not None:
+            self.mean, (self.row,) = left, self.rows.repeated(mean)
 
     def __call__(self, i):
         block = self.blocks[i]
@@ -143,7 +143,7 @@ class Parts:
 
 def result(op, x, weight, bias, residual=None):
     """y = max(scale * x + shift + residual, 0), or without the maximum."""
-    rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.far)
+    rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.left)
     scale = op.rstd * weight
     scale, shift = rows.repeated(scale, bias - parts.mean * scale)
     outs, residuals = rows.cut(y), None if residual is None else rows.cut(residual)
