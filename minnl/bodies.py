@@ -17,7 +17,6 @@ from minnl.kernels.cpu.non_local_dot import DotOfPairs, DotOfSums
 from minnl.kernels.cpu.non_local_sorted import SortedConcat
 from minnl.kernels.cpu.norm import BlockedBatchNorm, BlockedFrozenBatchNorm
 from minnl.kernels.cpu.products import SmallMatMul, ThreadedLinear
-from minnl.kernels.cpu.softmax import RowCrossEntropy, RowLogSoftmax, RowSoftmax
 from minnl.kernels.cuda.conv import GpuConv3d
 from minnl.kernels.cuda.dropout import GpuDropout
 from minnl.kernels.cuda.non_local import BlockedSoftmax
@@ -37,7 +36,7 @@ register(conv.Conv3d, FastConv3d, GpuConv3d)
 register(dropout.Dropout, GpuDropout)
 register(linear.Linear, ThreadedLinear)
 register(linear.MatMul, SmallMatMul)
-register(loss.CrossEntropy, RowCrossEntropy, GpuCrossEntropy)
+register(loss.CrossEntropy, GpuCrossEntropy)
 register(non_local.NonLocalConcat, SortedConcat, StreamedConcat, ConcatByLine)
 register(non_local.NonLocalDot, DotOfPairs, DotOfSums, GpuDotOfPairs, GpuDotOfSums)
 register(non_local.NonLocalSoftmax, StreamedSoftmax, BlockedSoftmax)
@@ -50,7 +49,7 @@ register(pointwise.Tanh, GpuTanh)
 register(pool.AvgPool3d, BlockedAvgPool, GpuAvgPool)
 register(pool.MaxPool3d, BlockedMaxPool, GpuMaxPool)
 register(reduce.Mean, MeanOverPositions)
-register(softmax.LogSoftmax, RowLogSoftmax, OneLaunchLogSoftmax)
-register(softmax.Softmax, RowSoftmax, OneLaunchSoftmax)
+register(softmax.LogSoftmax, OneLaunchLogSoftmax)
+register(softmax.Softmax, OneLaunchSoftmax)
 register(optim.AdamW, BlockedAdamW, OneLaunchAdamW)
 register(optim.SGD, OneLaunchSGD)

@@ -17,7 +17,7 @@ import weakref
 
 import numpy as np
 
-from minnl import backend, debugging, kernels
+from minnl import backend, debugging, kernels, sums
 from minnl.contracts import FLOATS, check_first_call, check_gradients, check_kept, check_result, numbers
 
 _age = itertools.count()  # an op is younger than everything it was made from
@@ -373,7 +373,7 @@ def sum_to(array, shape):
         return array
     extra = array.ndim - len(shape)
     stretched = tuple(i for i, n in enumerate(shape, extra) if n == 1 and array.shape[i] != 1)
-    return array.sum(axis=tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
+    return sums.total(array, tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
 
 
 def chosen(values, mask):

@@ -19,7 +19,7 @@ def precise_batch_norm(model, batches):
     statistics as in training, they become
 
     .. math:: m = \frac{1}{n} \sum_b n_b m_b, \qquad
-        v = \frac{1}{n} \sum_b n_b (v_b + (m_b - m)^2)
+        v = \frac{1}{n} \sum_b n_b \bigl(v_b + (m_b - m)^2\bigr)
 
     for batches of :math:`n_b` values a channel with mean :math:`m_b` and variance :math:`v_b` (divided by
     :math:`n_b`): for batches of one size what the authors' release computes, over 200 batches on each GPU. Nothing else
@@ -55,7 +55,7 @@ class _Precise:
     """Context that adds up what a batch norm finds in each batch, in float64, and gives it the result at the end."""
 
     def __init__(self, norm):
-        self.norm, self.count, self.mean, self.deviation = norm, 0, 0.0, 0.0  # the last: sum of squared differences
+        self.norm, self.count, self.mean, self.squares = norm, 0, 0.0, 0.0  # squares: of deviations from the mean
 
     def __enter__(self):
         norm = self.norm
@@ -68,7 +68,7 @@ class _Precise:
         norm.momentum, mean, var = self.before
         with backend.on(mean):
             if error is None and self.count:  # 0 for a norm that the model does not use
-                mean, var = self.mean, self.deviation / self.count
+                mean, var = self.mean, self.squares / self.count
             norm.running_mean[...], norm.running_var[...] = mean, var
 
     def forward(self, x, *others, **options):
@@ -79,10 +79,8 @@ class _Precise:
         n = x.size // x.shape[-1]
         with backend.on(norm.running_mean):
             mean, var = norm.running_mean.astype(np.float64), norm.running_var.astype(np.float64)
-            self.count += n
-            apart = mean - self.mean
-            self.mean = self.mean + apart * (n / self.count)
-            # Running variances are divided by n - 1. Nothing is subtracted: a mean that is large against the deviation,
-            # or a channel that is constant, costs no accuracy.
-            self.deviation = self.deviation + (n - 1) * var + apart * apart * (n * (self.count - n) / self.count)
+            before, self.count, off = self.count, self.count + n, mean - self.mean
+            self.mean = self.mean + off * (n / self.count)
+            # Running variances are divided by n - 1. No large squares are subtracted: Chan, Golub, LeVeque 1983.
+            self.squares = self.squares + (n - 1) * var + off * off * (before * n / self.count)
         return y

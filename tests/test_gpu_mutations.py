@@ -70,7 +70,7 @@ MISTAKES = [
     (POOL, "pool.cu", "adaptive_max_pool3d", "sample * out_frames + i", "i"),
     (POOL, "pool.cu", "adaptive_max_pool3d", "else if (w_tap >= 0 &&", "else if (w_tap > 0 &&"),
     (POOL, "pool.cu", "avg_pool3d", "sum += other.sum;", ""),
-    (POOL, "pool.cu", "avg_pool3d", "total.sum / T(index_t(t.count) * h.count * w.count)", "total.sum / T(w.count)"),
+    (POOL, "pool.cu", "avg_pool3d", "total.sum / (index_t(t.count) * h.count * w.count)", "total.sum / w.count"),
     (POOL, "pool.cu", "avg_pool3d", "gy[at] / T(index_t(t.count) * h.count * w.count)", "gy[at] / T(w.count)"),
     (POOL, "pool.cu", "adaptive_avg_pool3d", "for (int k = ws.first;", "for (int k = ws.last - 1;"),
     (SOFTMAX, "softmax.cu", "softmax", "line / inner * n * inner + line % inner", "line / inner * n * inner"),

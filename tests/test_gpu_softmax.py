@@ -96,6 +96,14 @@ def test_cross_entropy(shape, classes, ignored, weighted, smoothing, reduction, 
         agree(fn, arrays((*shape, classes)), GpuCrossEntropy, dtype)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_where_every_label_is_ignored_the_gradient_is_0():
+    for weight in (None, np.linspace(0.5, 2, 6)):
+        (loss, gradient), _ = outcome(entropy(np.full(4, -100), weight, label_smoothing=0.1), arrays((4, 6)))
+        assert np.isnan(loss)
+        np.testing.assert_array_equal(gradient, np.zeros((4, 6)))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("rows", "classes"), [(5, 1024), (5, 1025), (3, 12000), (1, 50001), (3000, 5)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -39,6 +39,13 @@ def test_it_is_the_mean_and_variance_of_all_values():
     np.testing.assert_allclose(model.first.running_var, values.var(axis=0), rtol=1e-6)
 
 
+def test_a_large_mean_costs_the_variance_no_digits():
+    """Mean of squares less square of mean would be as far off as 1e12 is rounded."""
+    model, low, high = network(), np.float32(1e6), np.float32(1e6 + 0.0625)
+    precise_batch_norm(model, [np.full((n, 2, 4, 4, 3), value) for n, value in ((2, low), (1, high))])
+    np.testing.assert_allclose(model.first.running_var, 2 / 9 * 0.0625**2, rtol=1e-6)
+
+
 def test_batches_of_one_size_as_the_release_computes_it():
     """mean = average of means, var = average of (var_b + mean_b^2) - mean^2, each batch normalised by its own."""
     model, seen = network(), [batch(2), batch(2, 3.0), batch(2, 0.3)]

@@ -9,6 +9,7 @@ from minnl import windows
 from minnl.engine import Op, chosen, hollow
 from minnl.ops.arguments import tensor
 from minnl.ops.reduce import first
+from minnl.sums import mean
 
 
 class _Adaptive(Op):
@@ -43,7 +44,7 @@ class AdaptiveAvgPool3d(_Adaptive):
         self.shape = x.shape
         y = self.empty(x, x.dtype)
         for p, region in self.cells(x.shape):
-            y[p] = x[region].mean(axis=(1, 2, 3))
+            y[p] = mean(x[region], (1, 2, 3))
         return y
 
     def backward(self, gy):

@@ -7,6 +7,7 @@ import math
 from minnl import checks, windows
 from minnl.engine import Op, hollow
 from minnl.ops.arguments import tensor
+from minnl.sums import total
 
 
 class Conv3d(Op):
@@ -45,7 +46,7 @@ class Conv3d(Op):
     def backward(self, gy):
         gx = self.to_input(gy) if self.needs[0] else None
         gw = self.to_weight(gy) if self.needs[1] else None
-        gb = (rows(gy).sum(axis=0),) if len(self.needs) == 3 else ()
+        gb = (total(rows(gy), 0),) if len(self.needs) == 3 else ()
         return gx, gw, *gb
 
     def to_input(self, gy):

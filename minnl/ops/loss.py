@@ -9,6 +9,7 @@ from minnl.checks import choice, number
 from minnl.engine import Op, Tensor, chosen, hollow
 from minnl.ops.arguments import broadcast_shape, tensor
 from minnl.ops.pointwise import sigmoid_of
+from minnl.sums import mean, total
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -37,29 +38,28 @@ class CrossEntropy(Op):
 
     def target(self, x):
         """q (..., K), rows of zeros where the label is ignored; and what "mean" divides by."""
-        xp, classes = self.xp, x.shape[-1]
-        hit = (self.labels[..., None] == xp.arange(classes)).astype(x.dtype)
-        counts = (~self.ignored).astype(x.dtype)[..., None]
-        weight = xp.ones(classes, dtype=x.dtype) if self.weight is None else self.weight
-        q = counts * weight * ((1 - self.smoothing) * hit + self.smoothing / classes)
-        return q, (counts * weight * hit).sum()
+        classes, counts = x.shape[-1], (~self.ignored).astype(x.dtype)[..., None]
+        weight = counts if self.weight is None else counts * self.weight
+        hit = weight * (self.labels[..., None] == self.xp.arange(classes))
+        q = (1 - self.smoothing) * hit + weight * (self.smoothing / classes) if self.smoothing else hit
+        return q, total(hit)
 
     def forward(self, x):
         x = x - x.max(axis=-1, keepdims=True)
         self.e = self.xp.exp(x)
-        self.total = self.e.sum(axis=-1, keepdims=True)
+        self.total = total(self.e, -1, keepdims=True)
         log_p = x - self.xp.log(self.total)
         q, self.divisor = self.target(x)
-        loss = -(q * self.xp.where(q == 0, self.xp.zeros_like(q), log_p)).sum(axis=-1)
+        loss = -total(q * self.xp.where(q == 0, self.xp.zeros_like(q), log_p), -1)
         if self.reduction == "none":
             return self.xp.asarray(loss)
-        return self.xp.asarray(loss.sum() / self.divisor if self.reduction == "mean" else loss.sum())
+        return self.xp.asarray(total(loss) / self.divisor if self.reduction == "mean" else total(loss))
 
     def backward(self, gy):
         q, _ = self.target(self.e)
-        gx = self.e / self.total * q.sum(axis=-1, keepdims=True) - q
+        gx = self.e / self.total * total(q, -1, keepdims=True) - q
         gx *= gy[..., None] if self.reduction == "none" else gy / self.divisor if self.reduction == "mean" else gy
-        return (chosen(gx, ~self.ignored[..., None]),)
+        return (chosen(gx, ~self.ignored[..., None]),)  # also where the divisor is 0
 
     def infer(self, x):
         self.e, self.total = hollow(x.shape, x.dtype), hollow((*x.shape[:-1], 1), x.dtype)
@@ -72,10 +72,10 @@ class BinaryCrossEntropyWithLogits(Op):
     With a weight w for each element and :math:`\pi` for the positive part of the target,
 
     .. math::
-        \ell = w\bigl((1-t)\,x + c\,\ln(1+e^{-x})\bigr), \qquad c = 1 + (\pi - 1)\,t, \qquad
-        \bar x = \bar\ell\, w\,\bigl((1-t) - c\,\sigma(-x)\bigr)
+        \ell = w\bigl(\pi t\, s(-x) + (1-t)\, s(x)\bigr), \qquad
+        \bar x = \bar\ell\, w\,\bigl((1-t)\, \sigma(x) - \pi t\, \sigma(-x)\bigr)
 
-    where :math:`\ln(1+e^{-x}) = \max(-x,0) + \ln(1+e^{-|x|})` does not overflow. Keeps x.
+    where :math:`s(x) = \ln(1+e^x) = \max(x,0) + \ln(1+e^{-|x|})` does not overflow, and nothing cancels. Keeps x.
     """
 
     public_name = "binary_cross_entropy_with_logits"
@@ -84,25 +84,25 @@ class BinaryCrossEntropyWithLogits(Op):
     def __init__(self, target, weight, pos_weight, reduction):
         self.target, self.weight, self.pos_weight, self.reduction = target, weight, pos_weight, reduction
 
-    def factors(self):
-        """w and c, as arrays or the number 1."""
-        w = 1 if self.weight is None else self.weight
-        c = 1 if self.pos_weight is None else 1 + (self.pos_weight - 1) * self.target
-        return w, c
+    def shares(self):
+        """What yes and no count for: pi t w and (1 - t) w."""
+        yes, no = self.target, 1 - self.target
+        if self.pos_weight is not None:
+            yes = yes * self.pos_weight
+        return (yes, no) if self.weight is None else (yes * self.weight, no * self.weight)
 
     def forward(self, x):
-        xp, (w, c) = self.xp, self.factors()
+        xp, (yes, no) = self.xp, self.shares()
         self.x = x
-        softplus = xp.maximum(-x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
-        loss = w * ((1 - self.target) * x + c * softplus)
+        near = xp.log1p(xp.exp(-xp.abs(x)))
+        loss = yes * (xp.maximum(-x, 0) + near) + no * (xp.maximum(x, 0) + near)
         if self.reduction == "none":
             return xp.asarray(loss)
-        return xp.asarray(loss.mean() if self.reduction == "mean" else loss.sum())
+        return xp.asarray(mean(loss) if self.reduction == "mean" else total(loss))
 
     def backward(self, gy):
-        w, c = self.factors()
-        missing = sigmoid_of(self.xp, -self.x)
-        gx = gy * (w * ((1 - self.target) - c * missing))
+        yes, no = self.shares()
+        gx = gy * (no * sigmoid_of(self.xp, self.x) - yes * sigmoid_of(self.xp, -self.x))
         return (gx / self.x.size if self.reduction == "mean" else gx,)
 
     def infer(self, x):

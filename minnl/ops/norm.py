@@ -6,14 +6,18 @@ from minnl import backend
 from minnl.checks import number
 from minnl.engine import Op, Tensor, chosen, hollow
 from minnl.ops.arguments import tensor
+from minnl.sums import mean, total
+
+
+def positions(array):
+    """All axes but that of channels."""
+    return tuple(range(array.ndim - 1))
 
 
 class _ChannelsLast(Op):
     def sums(self, array):
-        """Sum over all positions, (..., C) -> (C,): axis after axis, so that no running sum grows long in float32."""
-        while array.ndim > 1:
-            array = array.sum(axis=-2)
-        return array
+        """Sum over all positions, (..., C) -> (C,)."""
+        return total(array, positions(array))
 
     def finish(self, y, residual=None):
         """Add the residual, then max(y, 0), where asked for; y is the op's own array."""
@@ -52,9 +56,9 @@ class BatchNorm(_ChannelsLast):
     def forward(self, x, weight, bias, *residual):
         self.x, self.weight = x, weight
         n = x.size // x.shape[-1]
-        self.mean = self.sums(x) / n
-        y = x - self.mean
-        var = self.sums(y * y) / n
+        self.mean = mean(x, positions(x))
+        y = self.deviation(x)
+        var = mean(y * y, positions(x))
         self.rstd = 1 / self.xp.sqrt(var + self.eps)
         self.track(self.mean, var * (n / (n - 1)))
         y *= self.rstd * weight
@@ -65,7 +69,7 @@ class BatchNorm(_ChannelsLast):
 
     def backward(self, gy):
         n = self.x.size // self.x.shape[-1]
-        normed = (self.x - self.mean) * self.rstd
+        normed = self.deviation(self.x) * self.rstd
         if self.relu:
             gy = chosen(gy, self.y != 0)
         gbias, gweight = self.sums(gy), self.sums(gy * normed)
@@ -77,11 +81,18 @@ class BatchNorm(_ChannelsLast):
             gx *= self.weight * self.rstd
         return (gx, gweight, gbias, gy)[: len(self.needs)]
 
+    def deviation(self, x):
+        """x - m, in two steps: what a large mean lost when it was rounded is the mean of what is left."""
+        d = x - self.mean
+        d -= mean(d, positions(d))
+        return d
+
     def track(self, *statistics):
         """Move the running mean and variance towards those of this batch, in place."""
         if self.running is not None:
             for kept, seen in zip(self.running, statistics, strict=True):
-                kept += self.momentum * (seen - kept)
+                kept *= 1 - self.momentum
+                kept += self.momentum * seen
 
     def infer(self, x, weight, bias, *residual):
         self.x, self.weight = x, weight
@@ -173,8 +184,8 @@ def batch_norm(
     ----------
     x : Tensor of shape (..., C)
     running_mean, running_var : ndarray of shape (C,)
-        Used if not training. In training they are edited in place: ``r += momentum * (batch's - r)``, with the
-        unbiased variance, as in PyTorch. Both may be None in training.
+        Used if not training. In training they are edited in place: ``r = (1 - momentum) * r + momentum * batch's``,
+        with the unbiased variance, as in PyTorch. Both may be None in training.
     weight, bias : Tensor of shape (C,) or None (1 and 0)
     training : bool
         Whether to use (and learn) the statistics of this batch.

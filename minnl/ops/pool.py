@@ -106,11 +106,11 @@ class AvgPool3d(_Pool):
         self.shape = x.shape
         sizes = self.sizes(x.shape)
         big = windows.padded(self.xp, x, self.reach(x.shape))
-        y = self.xp.zeros((x.shape[0], *sizes, x.shape[4]), dtype=x.dtype)
+        y = self.xp.zeros((x.shape[0], *sizes, x.shape[4]), dtype="float64")  # a window may have very many taps
         for seen in self.views(big, sizes):
             y += seen
-        y /= self.divisor(sizes, x.dtype)
-        return y
+        y /= self.divisor(sizes, y.dtype)
+        return y.astype(x.dtype)
 
     def backward(self, gy):
         reach = self.reach(self.shape)

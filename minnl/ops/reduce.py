@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from minnl.engine import Op, chosen
+from minnl.sums import mean, total
 
 
 class _Reduction(Op):
@@ -33,7 +34,7 @@ class Sum(_Reduction):
 
     def forward(self, x):
         self.remember(x)
-        return self.xp.asarray(x.sum(axis=self.axis, keepdims=self.keepdims))
+        return self.xp.asarray(total(x, self.axis, self.keepdims))
 
     def backward(self, gy):
         return (self.stretch(gy),)
@@ -46,7 +47,7 @@ class Mean(_Reduction):
 
     def forward(self, x):
         self.remember(x)
-        return self.xp.asarray(x.mean(axis=self.axis, keepdims=self.keepdims))
+        return self.xp.asarray(mean(x, self.axis, self.keepdims))
 
     def backward(self, gy):
         return (self.stretch(gy / self.count),)
@@ -68,14 +69,16 @@ class Var(_Reduction):
         self.correction = correction
 
     def deviation(self, x):
-        return x - x.mean(axis=self.axis, keepdims=True)
+        """x - m, in two steps: what a large mean loses by rounding is in the mean of what is left."""
+        d = x - mean(x, self.axis, keepdims=True)
+        d -= mean(d, self.axis, keepdims=True)
+        return d
 
     def forward(self, x):
         self.remember(x)
         self.x = x
         d = self.deviation(x)
-        total = (d * d).sum(axis=self.axis, keepdims=self.keepdims)
-        return self.xp.asarray(total / (self.count - self.correction))
+        return self.xp.asarray(total(d * d, self.axis, self.keepdims) / (self.count - self.correction))
 
     def backward(self, gy):
         return (self.spread(gy) * self.deviation(self.x) * (2 / (self.count - self.correction)),)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from minnl.engine import Op, hollow
 from minnl.ops.arguments import one_axis, tensor
+from minnl.sums import total
 
 
 def softmax_of(xp, x, axis):
     """exp(x) / sum exp(x); the maximum is taken off first, so that nothing overflows."""
     e = xp.exp(x - x.max(axis=axis, keepdims=True))
-    e /= e.sum(axis=axis, keepdims=True)
+    e /= total(e, axis, keepdims=True)
     return e
 
 
 def log_softmax_of(xp, x, axis):
     """x - ln sum exp(x), with the maximum taken off first."""
     x = x - x.max(axis=axis, keepdims=True)
-    return x - xp.log(xp.exp(x).sum(axis=axis, keepdims=True))
+    return x - xp.log(total(xp.exp(x), axis, keepdims=True))
 
 
 class Softmax(Op):
@@ -39,7 +40,7 @@ class Softmax(Op):
         return self.y
 
     def backward(self, gy):
-        return (self.y * (gy - (gy * self.y).sum(axis=self.axis, keepdims=True)),)
+        return (self.y * (gy - total(gy * self.y, self.axis, keepdims=True)),)
 
     def infer(self, x):
         self.y = hollow(x.shape, x.dtype)
@@ -65,7 +66,7 @@ class LogSoftmax(Op):
         return self.y
 
     def backward(self, gy):
-        return (gy - self.xp.exp(self.y) * gy.sum(axis=self.axis, keepdims=True),)
+        return (gy - self.xp.exp(self.y) * total(gy, self.axis, keepdims=True),)
 
     def infer(self, x):
         self.y = hollow(x.shape, x.dtype)

@@ -10,11 +10,14 @@ from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.pool_plan import BLOCK_ELEMENTS, Desk, plan_of
 from minnl.kernels.cpu.pool_steps import Steps
 
+MOST_TAPS = 32  # one after another, along the three axes together
+
 
 class BlockedAvgPool(Float32Kernel):
     @staticmethod
     def suits(op, arrays):
-        return Float32Kernel.suits(op, arrays) and arrays[0].size > 0
+        """Not for very large windows: their running sums would lose digits, the textbook body's are in float64."""
+        return Float32Kernel.suits(op, arrays) and arrays[0].size > 0 and sum(op.kernel) <= MOST_TAPS
 
     @staticmethod
     def forward(op, x):

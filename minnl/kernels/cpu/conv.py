@@ -18,7 +18,7 @@ from minnl.kernels import memory, threads
 from minnl.kernels.cpu import columns, conv_columns, conv_points, conv_taps, conv_winograd
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.kernel import Float32Kernel
-from minnl.kernels.cpu.products import column_sums
+from minnl.kernels.cpu.sums import column_sums
 
 ONE = (1, 1, 1)
 GFLOPS = 90  # floating point operations per ns and core: matrix products,

@@ -1,4 +1,4 @@
-"""The mean over all positions, as a product with a vector: docs/kernels/pooling.md."""
+"""The mean over all positions: docs/kernels/pooling.md."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.kernel import Float32Kernel
+from minnl.kernels.cpu.sums import over_positions
 
 
 class MeanOverPositions(Float32Kernel):
@@ -45,10 +46,10 @@ class GlobalAveragePool(Float32Kernel):
 
 
 def mean(x):
-    """(N, ..., C) -> (N, C): a product with a vector, for which BLAS reads x once, from end to end."""
+    """(N, ..., C) -> (N, C)"""
     positions = x.reshape(len(x), -1, x.shape[-1])
-    weight = np.full(positions.shape[1], 1 / positions.shape[1], x.dtype)
-    return threads.run(lambda _: weight @ positions, [None])[0]  # BLAS on one thread, for the same bits on any number
+    sums = threads.run(over_positions, [positions])[0]  # BLAS on one thread, for the same bits on any number
+    return (sums / positions.shape[1]).astype(x.dtype)
 
 
 def stretched(gy, shape):

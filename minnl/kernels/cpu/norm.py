@@ -13,7 +13,7 @@ from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.rows import rows_of
 
 SMALLEST = 64 * 1024  # numbers: with fewer the textbook body is through before the blocks are cut
-FAR = 4  # deviations: if a mean is farther from 0, means are taken off x before anything else, or a weight is infinite
+FAR = 4  # deviations: if a mean is farther from 0, means are taken off x before anything else
 
 
 class LargeKernel(Float32Kernel):
@@ -28,8 +28,8 @@ class BlockedBatchNorm(LargeKernel):
     @staticmethod
     def forward(op, x, weight, bias, *residual):
         op.x, op.weight = x, weight
-        op.mean, var, away = statistics(x, op.eps)
-        op.far = away or not np.isfinite(weight).all()
+        op.mean, var, left = statistics(x, op.eps)
+        op.left = set_apart(left, op.mean, weight)
         op.rstd = 1 / np.sqrt(var + np.float32(op.eps))
         n = np.float32(x.size // x.shape[-1])
         op.track(op.mean, var * (n / (n - 1)))
@@ -39,7 +39,7 @@ class BlockedBatchNorm(LargeKernel):
 
     @staticmethod
     def backward(op, gy):
-        rows, x, gz = rows_of(gy.size, gy.shape[-1]), Parts(op.x, op.mean, op.far), GradientOfSum(op, gy)
+        rows, x, gz = rows_of(gy.size, gy.shape[-1]), Parts(op.x, op.mean, op.left), GradientOfSum(op, gy)
 
         def sums(i, scratch):
             g = gz.make(i, scratch)
@@ -71,7 +71,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
     @staticmethod
     def forward(op, x, weight, bias, *residual):
         op.rstd = 1 / np.sqrt(op.var + np.float32(op.eps))
-        op.far = far(op.mean, op.rstd) or not np.isfinite(weight).all()
+        op.left = set_apart(np.zeros_like(op.mean) if far(op.mean, op.rstd) else None, op.mean, weight)
         y = result(op, x, weight, bias, *residual)
         op.keep(x, weight, y)
         return y
@@ -79,7 +79,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
     @staticmethod
     def backward(op, gy):
         rows, gz, learns = rows_of(gy.size, gy.shape[-1]), GradientOfSum(op, gy), any(op.needs[1:3])
-        x = None if op.x is None else Parts(op.x, op.mean, op.far)
+        x = None if op.x is None else Parts(op.x, op.mean, op.left)
         (scale,) = rows.repeated(op.weight * op.rstd)
         gx = gz.room_for_gx()
         out = rows.cut(memory.view(gx, -1))
@@ -99,7 +99,7 @@ class BlockedFrozenBatchNorm(LargeKernel):
 
 
 def statistics(x, eps):
-    """Mean and variance of each channel, and whether a mean is far, from one reading; from a second one if it is.
+    """Mean and variance of each channel, and None; or if a mean is far what it lost by rounding, from a second reading.
 
     E[d^2] - E[d]^2 is the variance for deviations d from any number, but loses digits if that is far from the mean.
     """
@@ -114,26 +114,31 @@ def statistics(x, eps):
         return mean, np.maximum(squares - mean * mean, 0)
 
     mean, var = moments(Parts(x))
-    again = far(mean, 1 / np.sqrt(var + eps))
-    if again:
-        centre = mean.astype(x.dtype)
-        shift, var = moments(Parts(x, centre, True))
-        mean = centre + shift
-    return mean.astype(x.dtype), var.astype(x.dtype), again
+    if not far(mean, 1 / np.sqrt(var + eps)):
+        return mean.astype(x.dtype), var.astype(x.dtype), None
+    centre = mean.astype(x.dtype)
+    shift, var = moments(Parts(x, centre, left=0))
+    mean = (centre + shift).astype(x.dtype)
+    return mean, var.astype(x.dtype), (centre - mean + shift).astype(x.dtype)
 
 
 def far(mean, rstd):
     return not (np.abs(mean) * rstd).max() <= FAR  # NaN is far
 
 
-class Parts:
-    """Blocks of x; with the mean taken off if that is far from 0. `mean` is the mean of what is left."""
+def set_apart(left, mean, weight):
+    """`left`, not None where a weight is infinite: a mean times infinity must not be added to x times infinity."""
+    return np.zeros_like(mean) if left is None and not np.isfinite(weight).all() else left
 
-    def __init__(self, x, mean=None, far=False):
+
+class Parts:
+    """Blocks of x; with the mean taken off if that is far from 0, and its mean then is `left`. `mean` is theirs."""
+
+    def __init__(self, x, mean=None, left=None):
         self.rows = rows_of(x.size, x.shape[-1])
         self.blocks, self.mean, self.row = self.rows.cut(x), mean, None
-        if far:
-            self.mean, (self.row,) = np.zeros_like(mean), self.rows.repeated(mean)
+        if left is not None:
+            self.mean, (self.row,) = left, self.rows.repeated(mean)
 
     def __call__(self, i):
         block = self.blocks[i]
@@ -144,9 +149,9 @@ class Parts:
 
 def result(op, x, weight, bias, residual=None):
     """y = max(scale * x + shift + residual, 0), or without the maximum."""
-    rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.far)
+    rows, y, parts = rows_of(x.size, x.shape[-1]), memory.empty(x.shape, x.dtype), Parts(x, op.mean, op.left)
     scale = op.rstd * weight
-    scale, shift = rows.repeated(scale, bias if op.far else bias - parts.mean * scale)
+    scale, shift = rows.repeated(scale, bias - parts.mean * np.where(np.isfinite(scale), scale, 0))
     outs, residuals = rows.cut(memory.view(y, -1)), None if residual is None else rows.cut(residual)
 
     def one(i):

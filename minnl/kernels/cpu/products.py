@@ -7,11 +7,10 @@ twice as slow. So the fast bodies of all products run on this library's threads,
 
 from __future__ import annotations
 
-import numpy as np
-
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gemm import multiply
 from minnl.kernels.cpu.kernel import Float32Kernel
+from minnl.kernels.cpu.sums import column_sums
 
 LARGE = 64_000_000  # multiply-adds from which on a batched product is left to BLAS: it gains more than others lose
 
@@ -55,13 +54,3 @@ def product(a, b):
     parts = threads.tasks_for(2 * a.size * b.shape[1])
     threads.run(lambda rows: multiply(a[rows], b, out[rows]), threads.shares(len(a), parts))
     return out
-
-
-def column_sums(x):
-    """Sum over all but the last axis, as a product with ones, rows in tasks."""
-    rows = x.reshape(-1, x.shape[-1])
-    parts = 8 if rows.size > 1024 * 1024 else 1
-    sums = threads.run(
-        lambda some: np.ones(some.stop - some.start, x.dtype) @ rows[some], threads.shares(len(rows), parts)
-    )
-    return sum(sums)

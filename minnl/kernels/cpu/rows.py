@@ -10,6 +10,7 @@ import functools
 import numpy as np
 
 from minnl.kernels import memory, threads
+from minnl.kernels.cpu.sums import over_positions, products_over_positions
 
 BLOCK = 512 * 1024  # numbers that an operation is given at most, 2 MB
 ALONE = 512 * 1024  # numbers: fewer are done on one thread before another has woken up
@@ -36,7 +37,6 @@ class Rows:
         self.shapes += [(1, self.rest)] * bool(self.rest)
         numbers = list(range(len(self.shapes)))
         self.tasks = [[i] for i in numbers] if threaded else [numbers]
-        self.ones = np.ones(-(-max(rows * width for rows, width in self.shapes) // self.lanes), np.float32)
         self.zeros = np.zeros(self.width, np.float32)
 
     def cut(self, array):
@@ -70,13 +70,12 @@ class Rows:
         return ufunc(a, row[: a.shape[1]], out=out)
 
     def sums(self, a):
-        """Sums of a block down the columns: a product with ones, which is what BLAS does quickest."""
-        lines = self._lines(a)
-        return self.ones[: len(lines)].dot(lines)
+        """Sums of a block down the columns, in float64."""
+        return over_positions(self._lines(a)[None])[0]
 
     def sums_of_products(self, a, b):
-        """Sums of a * b down the columns."""
-        return np.einsum("ij,ij->j", self._lines(a), self._lines(b))
+        """Sums of a * b down the columns, in float64."""
+        return products_over_positions(self._lines(a), self._lines(b))
 
     def _lines(self, a):
         """A block as rows of `lanes`, the last one filled up with zeros."""
@@ -85,10 +84,9 @@ class Rows:
         return a.reshape(-1, self.lanes)
 
     def by_channel(self, partial):
-        """Column sums of all blocks, [(kind, kind, ...), ...], added up in float64: an array (kinds, C)."""
+        """Column sums of all blocks, [(kind, kind, ...), ...], added up: an array (kinds, C)."""
         partial = np.array(partial)
-        positions = partial.reshape(*partial.shape[:2], -1, self.channels)
-        return positions.sum(axis=(0, 2), dtype=np.float64)
+        return partial.reshape(*partial.shape[:2], -1, self.channels).sum(axis=(0, 2))
 
 
 @functools.lru_cache(maxsize=256)

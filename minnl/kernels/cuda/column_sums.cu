@@ -1,8 +1,7 @@
 // Sums down the columns of a matrix: docs/kernels/cuda_conv.md.
 
-template <typename T>
 struct Sum {
-    T value;
+    double value;
 
     __device__ void merge(const Sum& other) { value += other.value; }
 };
@@ -11,7 +10,7 @@ struct Sum {
 template <typename T>
 __global__ void column_sums(const T* __restrict__ x, index_t rows, index_t columns, T* __restrict__ sums) {
     const index_t c = channel();
-    Sum<T> seen = {0};
+    Sum seen = {0};
     if (c < columns)
         for (index_t i = first_row(); i < rows; i += row_stride()) seen.value += x[i * columns + c];
     seen = merge_rows(seen);

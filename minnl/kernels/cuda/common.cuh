@@ -1,6 +1,8 @@
 // What the kernels share. Put before each .cu file by source.py.
 //
-// All of it gives the same bits in every run: sums are taken in an order that the shape of the launch alone decides.
+// All of it gives the same bits in every run: sums are taken in an order that the shape of the launch alone decides. A
+// thread adds up in double whatever may have very many terms, for a running sum of floats is rounded, at every step, to
+// the spacing of numbers of its own size.
 
 typedef long long index_t;  // a product of sizes may pass 2^31
 

@@ -33,8 +33,9 @@ __global__ void merge_moments(const Moments<T>* __restrict__ partial, const T* _
     mean[c] = x[c] + seen.mean;
     rstd[c] = 1 / sqrt(seen.squares / seen.count + T(eps));
     if (running_mean) {
-        running_mean[c] += T(momentum) * (mean[c] - running_mean[c]);
-        running_var[c] += T(momentum) * (seen.squares / (seen.count - 1) - running_var[c]);
+        const T share = momentum, rest = 1 - momentum;
+        running_mean[c] = rest * running_mean[c] + share * mean[c];
+        running_var[c] = rest * running_var[c] + share * (seen.squares / (seen.count - 1));
     }
 }
 
@@ -67,7 +68,7 @@ __global__ void sums(const T* __restrict__ gy, const T* __restrict__ y, const T*
                      const T* __restrict__ mean, const T* __restrict__ rstd, index_t rows, index_t channels,
                      Sums<T>* partial) {
     const index_t c = channel();
-    Sums<T> seen = {0, 0};
+    Sums<double> seen = {0, 0};
     if (c < channels) {
         const T m = mean[c], r = rstd[c];
         for (index_t i = first_row(); i < rows; i += row_stride()) {
@@ -78,16 +79,19 @@ __global__ void sums(const T* __restrict__ gy, const T* __restrict__ y, const T*
         }
     }
     seen = merge_rows(seen);
-    if (c < channels && threadIdx.y == 0) partial[blockIdx.y * channels + c] = seen;
+    if (c < channels && threadIdx.y == 0) partial[blockIdx.y * channels + c] = {T(seen.a), T(seen.b)};
 }
 
 template <typename T>
 __global__ void merge_sums(const Sums<T>* __restrict__ partial, index_t slices, index_t channels, T* gbias,
                            T* gweight) {
     const index_t c = channel();
-    Sums<T> seen = {0, 0};
+    Sums<double> seen = {0, 0};
     if (c < channels)
-        for (index_t i = first_row(); i < slices; i += row_stride()) seen.merge(partial[i * channels + c]);
+        for (index_t i = first_row(); i < slices; i += row_stride()) {
+            const Sums<T> some = partial[i * channels + c];
+            seen.merge({some.a, some.b});
+        }
     seen = merge_rows(seen);
     if (c >= channels || threadIdx.y != 0) return;
     gbias[c] = seen.a;

@@ -52,9 +52,8 @@ struct Best {
     __device__ void merge(const Best& other) { take(other.value, other.tap); }
 };
 
-template <typename T>
 struct Total {
-    T sum;
+    double sum;
 
     __device__ void merge(const Total& other) { sum += other.sum; }
 };
@@ -98,11 +97,11 @@ __global__ void mean(const T* __restrict__ x, const Window* __restrict__ along_t
         index_t sample = line;
         const Window h = along_h[take(sample, out_rows)], t = along_t[take(sample, out_frames)];
         const T* seen = x + sample * frames * rows * columns * channels + c;
-        Total<T> total = {0};
+        Total total = {0};
         if (!idle) each_tap(t, h, w, rows, columns, [&](index_t at, index_t) { total.sum += seen[at * channels]; });
         if (blockDim.y > 1) total = merge_rows(total);
         if (idle || threadIdx.y != 0) continue;
-        y[line * width + place] = total.sum / T(index_t(t.count) * h.count * w.count);
+        y[line * width + place] = total.sum / (index_t(t.count) * h.count * w.count);
     }
 }
 

@@ -74,13 +74,14 @@ __global__ void softmax(const T* __restrict__ x, index_t lines, index_t n, index
     const Kept<T> kept(room);
     for (index_t line = (index_t)blockIdx.x * at.lines; line < lines; line += (index_t)gridDim.x * at.lines) {
         const index_t l = line + at.line, start = start_of(l, n, inner), end = l < lines ? n : 0;
-        T top = -infinity<T>(), total = 0;
+        T top = -infinity<T>();
         for (index_t i = at.member, k = 0; i < end; i += at.members, ++k)
             top = fmax(top, kept.first(x + start + i * inner, k));
         top = line_max<ROWS>(top);
+        double seen = 0;
         for (index_t i = at.member, k = 0; i < end; i += at.members, ++k)
-            total += exp(kept.again(x + start + i * inner, k) - top);
-        total = line_sum<ROWS>(total);
+            seen += exp(kept.again(x + start + i * inner, k) - top);
+        const T total = line_sum<ROWS>(seen);
         const T log_total = log(total);
         for (index_t i = at.member, k = 0; i < end; i += at.members, ++k) {
             const T v = kept.again(x + start + i * inner, k) - top;
@@ -96,10 +97,10 @@ __global__ void gradient(const T* __restrict__ y, const T* __restrict__ gy, inde
     const Place<ROWS> at;
     for (index_t line = (index_t)blockIdx.x * at.lines; line < lines; line += (index_t)gridDim.x * at.lines) {
         const index_t l = line + at.line, start = start_of(l, n, inner), end = l < lines ? n : 0;
-        T sum = 0;
+        double seen = 0;
         for (index_t i = at.member; i < end; i += at.members)
-            sum += logarithm ? gy[start + i * inner] : gy[start + i * inner] * y[start + i * inner];
-        sum = line_sum<ROWS>(sum);
+            seen += logarithm ? gy[start + i * inner] : gy[start + i * inner] * y[start + i * inner];
+        const T sum = line_sum<ROWS>(seen);
         for (index_t i = at.member; i < end; i += at.members) {
             const index_t here = start + i * inner;
             gx[here] = logarithm ? gy[here] - exp(y[here]) * sum : y[here] * (gy[here] - sum);
@@ -141,16 +142,17 @@ __global__ void cross_entropy(const T* __restrict__ x, const index_t* __restrict
     for (index_t line = (index_t)blockIdx.x * at.lines; line < rows; line += (index_t)gridDim.x * at.lines) {
         const index_t row = line + at.line, start = row * classes, end = row < rows ? classes : 0;
         const Target<T> target = target_of(row, rows, labels, ignored, weight, smoothing, classes);
-        T top = -infinity<T>(), total = 0, loss = 0;
+        T top = -infinity<T>(), loss = 0;
         for (index_t i = at.member, k = 0; i < end; i += at.members, ++k)
             top = fmax(top, kept.first(x + start + i, k));
         top = line_max<true>(top);
+        double seen = 0;
         for (index_t i = at.member, k = 0; i < end; i += at.members, ++k) {
             const T power = exp(kept.again(x + start + i, k) - top);
             if (e) e[start + i] = power;
-            total += power;
+            seen += power;
         }
-        total = line_sum<true>(total);
+        const T total = line_sum<true>(seen);
         const T log_total = log(total);
         for (index_t i = at.member, k = 0; i < end; i += at.members, ++k) {
             const T q = target(i);  // where it is 0 the logarithm may be -infinity
@@ -168,7 +170,7 @@ __global__ void cross_entropy(const T* __restrict__ x, const index_t* __restrict
 template <typename T>
 __global__ void sum_rows(const T* __restrict__ losses, const T* __restrict__ weights, index_t rows, bool mean,
                          T* __restrict__ loss, T* __restrict__ divisor) {
-    T sum = 0, total = 0;
+    double sum = 0, total = 0;
     for (index_t i = threadIdx.x; i < rows; i += blockDim.x) {
         sum += losses[i];
         total += weights[i];
@@ -180,8 +182,8 @@ __global__ void sum_rows(const T* __restrict__ losses, const T* __restrict__ wei
     *divisor = total;
 }
 
-// gx = gy (e / total sum q - q), or 0 if the row is ignored; gy is one number for all rows, or with `each` one for each. It is divided by the
-// divisor, unless that is null.
+// gx = gy (e / total sum q - q), or 0 where the row is ignored; gy is one number for all rows, or with `each` one for
+// each. It is divided by the divisor, unless that is null.
 template <typename T>
 __global__ void cross_entropy_gradient(const T* __restrict__ e, const T* __restrict__ totals,
                                        const index_t* __restrict__ labels, const bool* __restrict__ ignored,
@@ -197,7 +199,7 @@ __global__ void cross_entropy_gradient(const T* __restrict__ e, const T* __restr
         sum = line_sum<true>(sum);
         if (row >= rows) continue;
         const T g = gy[each ? row : 0] / (divisor ? *divisor : T(1)), scale = sum / totals[row];
-        for (index_t i = at.member; i < end; i += at.members) 
+        for (index_t i = at.member; i < end; i += at.members)
             gx[start + i] = target.counts ? (e[start + i] * scale - target(i)) * g : T(0);
     }
 }
