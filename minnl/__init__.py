@@ -2,6 +2,7 @@
 
 from minnl import bodies as _bodies  # noqa: F401 (importing it gives the classes their kernels)
 from minnl import functional, nn, optim
+from minnl import methods as _methods  # noqa: F401 (importing it gives Tensor its operators)
 from minnl.backend import device, set_threads
 from minnl.debugging import debug
 from minnl.engine import Op, Tensor, no_grad

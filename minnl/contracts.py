@@ -9,10 +9,17 @@ from minnl import backend
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
+class Size(int):
+    """A number of elements. Called, as PyTorch's method of that name is, it says what to write."""
+
+    def __call__(self, axis=None):
+        raise TypeError("size: the number of elements, not a method; write t.shape or t.shape[axis]")
+
+
 def numbers(data, dtype=None):
     """An array of what a Tensor is made from: another dtype, lists or a number, which become float32."""
     kind = type(data).__name__
-    if isinstance(data, (np.matrix, np.ma.MaskedArray)):
+    if isinstance(data, np.ndarray) and kind in ("matrix", "MaskedArray"):
         raise TypeError(
             f"Tensor: data is a {kind}, which computes by other rules; write np.asarray(data) or data.filled(0)"
         )
@@ -41,28 +48,45 @@ def float_dtype(op, dtype):
     return dtype
 
 
-def check_first_call(op):
-    """Refuses the second call of an op object, which would overwrite what the first one's backward needs."""
-    call = object()
-    if op.__dict__.setdefault("call", call) is not call:  # in one step, so that of two threads one is refused
-        kind = type(op).__name__
-        raise RuntimeError(
-            f"{op.name}: this {kind} object was called already and carries what the backward of that call needs; "
-            f"make a new one for each call: {kind}(...)(x)"
+def check_data(array):
+    """What `tensor.data` is set to, as an array; refuses what a Tensor could not hold."""
+    array = _as_array(array)
+    if not backend.is_array(array) or array.dtype not in FLOATS:
+        what = f"an array of {array.dtype}" if backend.is_array(array) else type(array).__name__
+        raise TypeError(
+            f"data: an array of float32 or float64 expected, got {what}; to fill it write t.data[...] = value"
         )
+    return array
 
 
-def check_kept(op):
-    """Refuses names in `keeps` of what forward has not left."""
-    for key in op.keeps:
-        if not hasattr(op, key):
-            raise TypeError(f"{op.name}: keeps names {key!r}, but forward left no self.{key}")
+def check_grad(array, data):
+    """What `tensor.grad` is set to, as an array; refuses what is not like the tensor's own."""
+    array = _as_array(array)
+    if not backend.is_array(array):
+        raise TypeError(f"grad: an array, a Tensor or None expected, got {type(array).__name__}")
+    given, own = ((a.shape, str(a.dtype), str(backend.device_of(a))) for a in (array, data))
+    if given != own:
+        raise ValueError("grad: shape {}, {} on {} given; the tensor has {}, {} on {}".format(*given, *own))
+    return array
+
+
+def _as_array(value):
+    """NumPy's scalars as arrays: of arrays without axes its arithmetic makes such."""
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def refuse_call(op):
+    """An op object is called once: a second call would overwrite what the backward of the first one needs."""
+    kind = type(op).__name__
+    raise RuntimeError(
+        f"{op.name}: this {kind} object was called already and carries what the backward of that call needs; "
+        f"make a new one for each call: {kind}(...)(x)"
+    )
 
 
 def check_result(op, y, x):
     """What forward returned, as an array; refuses what is none, or has another dtype or device than the input x."""
-    if isinstance(y, np.generic):  # NumPy makes scalars of arrays without axes
-        y = np.asarray(y)
+    y = _as_array(y)
     if not backend.is_array(y):
         raise TypeError(
             f"{op.name}: forward returned {type(y).__name__}, one array expected"
@@ -89,20 +113,20 @@ def check_gradients(op, grads):
         raise ValueError(
             f"{op.name}: backward returned {len(grads)} gradients for {len(op.expected)} inputs ({shapes})"
         )
-    checked = []
+    grads, kind = list(grads), op.xp.ndarray
     for i, (gx, (shape, dtype)) in enumerate(zip(grads, op.expected, strict=True)):
-        if isinstance(gx, np.generic):  # NumPy makes scalars of arrays without axes
-            gx = op.xp.asarray(gx)
-        if gx is not None:
-            if not isinstance(gx, op.xp.ndarray):
+        if gx is None:
+            continue
+        if type(gx) is not kind:
+            grads[i] = gx = _as_array(gx)
+            if not isinstance(gx, kind):
                 raise TypeError(
                     f"{op.name}: backward returned {type(gx).__name__} for input {i} of shape {shape}, "
                     f"an array of {op.xp.__name__} or None expected"
                 )
-            if (gx.shape, gx.dtype) != (shape, dtype):
-                raise RuntimeError(
-                    f"{op.name}: backward made a gradient of shape {gx.shape} {gx.dtype} for input {i} "
-                    f"of shape {shape} {dtype}; this is a bug in the op"
-                )
-        checked.append(gx)
-    return checked
+        if gx.shape != shape or gx.dtype != dtype:
+            raise RuntimeError(
+                f"{op.name}: backward made a gradient of shape {gx.shape} {gx.dtype} for input {i} "
+                f"of shape {shape} {dtype}; this is a bug in the op"
+            )
+    return grads

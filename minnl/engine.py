@@ -18,7 +18,16 @@ import weakref
 import numpy as np
 
 from minnl import backend, debugging, kernels, sums
-from minnl.contracts import FLOATS, check_first_call, check_gradients, check_kept, check_result, numbers
+from minnl.contracts import (
+    FLOATS,
+    Size,
+    check_data,
+    check_grad,
+    check_gradients,
+    check_result,
+    numbers,
+    refuse_call,
+)
 
 _age = itertools.count()  # an op is younger than everything it was made from
 
@@ -90,6 +99,11 @@ class Tensor:
             raise TypeError(
                 f"Tensor: data has dtype {data.dtype}, float32 or float64 expected; say Tensor(data, dtype=np.float32)"
             )
+        if requires_grad is not False and not isinstance(requires_grad, (bool, np.bool_)):
+            raise TypeError(
+                f"Tensor: requires_grad must be True or False, got {requires_grad!r}; a shape is given by an array: "
+                "Tensor(np.zeros(shape, np.float32))"
+            )
         self._data = data if device is None else backend.to_device(data, backend.device(device))
         self.requires_grad = bool(requires_grad)
         self._grad = None
@@ -97,7 +111,7 @@ class Tensor:
 
     shape = property(lambda self: self._data.shape)
     ndim = property(lambda self: self._data.ndim)
-    size = property(lambda self: self._data.size)
+    size = property(lambda self: Size(self._data.size))
     dtype = property(lambda self: self._data.dtype)
     device = property(lambda self: backend.device_of(self._data))
     is_leaf = property(lambda self: self.op is None)
@@ -105,24 +119,12 @@ class Tensor:
 
     @data.setter
     def data(self, array):
-        if not backend.is_array(array) or array.dtype not in FLOATS:
-            what = f"an array of {array.dtype}" if backend.is_array(array) else type(array).__name__
-            raise TypeError(
-                f"data: an array of float32 or float64 expected, got {what}; write t.data[...] = to fill it"
-            )
-        self._data = array
+        self._data = check_data(array)
 
     @grad.setter
-    def grad(self, value):
-        if isinstance(value, (Tensor, np.generic)):  # of 0-d arrays NumPy makes scalars
-            value = value.data if isinstance(value, Tensor) else np.asarray(value)
-        if value is not None:
-            if not backend.is_array(value):
-                raise TypeError(f"grad: an array, a Tensor or None expected, got {type(value).__name__}")
-            given, own = ((a.shape, str(a.dtype), str(backend.device_of(a))) for a in (value, self._data))
-            if given != own:
-                raise ValueError("grad: shape {}, {} on {} given; the tensor has {}, {} on {}".format(*given, *own))
-        self._grad = value
+    def grad(self, array):
+        array = array.data if isinstance(array, Tensor) else array
+        self._grad = None if array is None else check_grad(array, self._data)
 
     def numpy(self):
         """The data as a NumPy array (a copy only if it is on a GPU)."""
@@ -217,7 +219,8 @@ class Op:
     def __call__(self, *inputs):
         arrays = check_inputs(self.name, inputs)
         xp = backend.namespace(self.name, *arrays)
-        check_first_call(self)
+        if self.__dict__.setdefault("call", call := object()) is not call:  # in one step: of two threads one is refused
+            refuse_call(self)
         self.xp = xp
         self.needs = tuple(state.recording and t.requires_grad for t in inputs)
         if state.plan is not None:
@@ -233,7 +236,6 @@ class Op:
             debugging.after_forward(self, arrays, y)
         out = Tensor(y)
         if any(self.needs):
-            check_kept(self)
             self.sources = tuple((x.op or x) if x.requires_grad else None for x in inputs)
             self.expected = tuple((x.shape, x.dtype) for x in inputs)
             self.home, self.age = inputs[0].device, next(_age)
@@ -259,7 +261,8 @@ class Op:
         """Drop the way back and everything kept for it."""
         self.sources = None
         for key in self.keeps:
-            self.__dict__.pop(key, None)
+            if self.__dict__.pop(key, self) is self:
+                raise TypeError(f"{self.name}: keeps names {key!r}, but forward left no self.{key}")
 
 
 def backward(root, grad=None, retain_graph=False):
@@ -356,7 +359,7 @@ def check_inputs(op, inputs):
     if len({x.dtype for x in inputs}) > 1:
         what = ", ".join(f"{x.shape} {x.dtype}" for x in inputs)
         raise TypeError(f"{op}: inputs of different dtypes: {what}; convert one with .to(dtype=...)")
-    return tuple(x.data for x in inputs)
+    return tuple([x._data for x in inputs])
 
 
 def hollow(shape, dtype):

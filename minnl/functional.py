@@ -1,7 +1,8 @@
 """The public functions, in one place: ``from minnl import functional as F``.
 
-Those with arguments worth checking live beside their op in minnl/ops/ and are only listed here; the plain ones, and the
-operators and methods of Tensor, are written here. `axis` and `keepdims` are NumPy's, everything else is PyTorch's.
+Those with arguments worth checking live beside their op in minnl/ops/ and are only listed here; the plain ones are
+written here. `axis` and `keepdims` are NumPy's, everything else is PyTorch's. Those of one tensor are its methods, too:
+minnl/methods.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from minnl.checks import number
 from minnl.engine import Tensor
 from minnl.ops import arithmetic, convert, pointwise, reduce, shape
 from minnl.ops.adaptive_pool import adaptive_avg_pool3d, adaptive_max_pool3d
-from minnl.ops.arguments import axis_tuple, broadcast_shape, one_axis, tensor
+from minnl.ops.arguments import axis_tuple, broadcast_shape, one_axis, tensor, with_hints
 from minnl.ops.attention import attention, non_local
 from minnl.ops.conv import conv3d
 from minnl.ops.dropout import dropout
@@ -119,7 +120,7 @@ def where(condition, a, b):
     """a where the boolean array `condition` holds, else b; all three broadcast."""
     if isinstance(condition, Tensor) or not backend.is_array(condition) or condition.dtype != bool:
         what = getattr(condition, "dtype", type(condition).__name__)
-        raise TypeError(f"where: condition must be a boolean array, got {what}; compare .data, as in x.data > 0")
+        raise TypeError(f"where: condition must be a boolean array, got {what}; as x > 0 gives")
     return arithmetic.Where(condition)(a, b)
 
 
@@ -177,13 +178,13 @@ def clip(x, low=None, high=None):
 def sum(x, axis=None, keepdims=False):
     """Sum over axes (all if None)."""
     x = tensor("sum", "x", x)
-    return reduce.Sum(axis_tuple("sum", axis, x.ndim), keepdims)(x)
+    return reduce.Sum(axis_tuple("sum", axis, x.ndim), _flag("sum", keepdims))(x)
 
 
 def mean(x, axis=None, keepdims=False):
     """Mean over axes (all if None)."""
     x = tensor("mean", "x", x)
-    return reduce.Mean(_some("mean", x, axis), keepdims)(x)
+    return reduce.Mean(_some("mean", x, axis), _flag("mean", keepdims))(x)
 
 
 def var(x, axis=None, correction=1, keepdims=False):
@@ -193,19 +194,19 @@ def var(x, axis=None, correction=1, keepdims=False):
     count = math.prod(x.shape[a] for a in axes)
     if count <= correction:
         raise ValueError(f"var: {count} values leave nothing to divide by with correction={correction}")
-    return reduce.Var(axes, keepdims, correction)(x)
+    return reduce.Var(axes, _flag("var", keepdims), correction)(x)
 
 
 def max(x, axis=None, keepdims=False):
     """Largest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("max", "x", x)
-    return reduce.Max(_some("max", x, axis), keepdims)(x)
+    return reduce.Max(_some("max", x, axis), _flag("max", keepdims))(x)
 
 
 def min(x, axis=None, keepdims=False):
     """Smallest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("min", "x", x)
-    return reduce.Min(_some("min", x, axis), keepdims)(x)
+    return reduce.Min(_some("min", x, axis), _flag("min", keepdims))(x)
 
 
 def reshape(x, shape):
@@ -263,7 +264,7 @@ def split(x, parts, axis=0):
     x = tensor("split", "x", x)
     axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
-    if isinstance(parts, int):
+    if isinstance(parts, (int, np.integer)):
         if parts < 1 or n % parts:
             raise ValueError(f"split: axis {axis} of size {n} does not divide into {parts} equal parts; give sizes")
         parts = [n // parts] * parts
@@ -291,38 +292,52 @@ def flip(x, axis=None):
 
 
 def index(x, key):
-    """x[key], for ints, slices, None, ... and integer arrays, which may pick an element many times.
+    """x[key], for ints, slices, None, ..., integer arrays, which may pick an element many times, and boolean ones.
+
+    A boolean array picks where it is true: the elements along one axis, or along as many as it has. Its result's size
+    depends on the numbers in it, which a GPU is waited for; ``where`` keeps the shape.
 
     Raises
     ------
     IndexError, ValueError
-        Too many indices; an integer out of range (checked on the host: a GPU would wrap silently).
+        Too many indices; an integer out of range (checked on the host: a GPU would wrap silently); a mask that does not
+        have the size of its axes.
     TypeError
-        A boolean mask (its result's shape depends on data; use where), or anything else.
+        Anything else.
     """
     x = tensor("index", "x", x)
+    return shape.Index(*index_keys(x, key))(x)
+
+
+def index_keys(x, key):
+    """The keys that an array takes, on the device of x, and whether they may name an element twice."""
     keys = key if isinstance(key, tuple) else (key,)
     keys = tuple(np.asarray(k) if isinstance(k, list) else k for k in keys)
     gathers = False
     for k in keys:
         if backend.is_array(k) or isinstance(k, np.generic):
-            if k.dtype.kind not in "iu":
-                raise TypeError(f"index: an index array must hold integers, got {k.dtype}; for a mask use where")
-            gathers = True
+            mask = k.dtype.kind == "b" and k.ndim > 0
+            if not mask and k.dtype.kind not in "iu":
+                raise TypeError(f"index: an index array must hold integers or be a boolean mask, got {k.dtype}")
+            gathers |= not mask
         elif isinstance(k, bool) or not (k is None or k is Ellipsis or isinstance(k, (int, slice))):
+            if isinstance(k, Tensor):
+                raise TypeError("index: cannot index with a Tensor, which holds floats; write .numpy().astype(int)")
             raise TypeError(f"index: cannot index with {type(k).__name__} {k!r}")
     host = tuple(backend.to_host(k) if backend.is_array(k) else k for k in keys)
     try:
         np.broadcast_to(np.zeros((), bool), x.shape)[host]
     except IndexError as error:
         raise IndexError(f"index: {error} (x has shape {x.shape})") from None
-    keys = tuple(backend.to_device(k, x.device) if backend.is_array(k) else k for k in host)
-    return shape.Index(keys, gathers)(x)
+    picked = [part for k in host for part in (np.nonzero(k) if backend.is_array(k) and k.dtype.kind == "b" else (k,))]
+    return tuple(backend.to_device(k, x.device) if backend.is_array(k) else k for k in picked), gathers
 
 
 def to(x, device=None, dtype=None):
     """A tensor on another device and/or of another float dtype; x itself if nothing changes. Differentiable."""
     x = tensor("to", "x", x)
+    if isinstance(device, (type, np.dtype)) or str(device).startswith(("float", "torch.")):
+        raise TypeError(f"to: the first argument is a device, got {device}; write to(dtype=...)")
     target = x.device if device is None else backend.device(device)
     dtype = x.dtype if dtype is None else np.dtype(dtype)
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
@@ -350,23 +365,13 @@ def _ints(op, name, values):
         raise TypeError(f"{op}: {name} must be ints, got {values!r}") from None
 
 
-def _variadic(function):
-    """x.reshape(2, 3) beside x.reshape((2, 3))."""
-    return lambda x, *args: function(x, args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args)
+def _flag(op, keepdims):
+    if not isinstance(keepdims, bool):
+        raise TypeError(
+            f"{op}: keepdims must be True or False, got {keepdims!r}; several axes are a tuple, axis=(0, 1)"
+        )
+    return keepdims
 
 
-def _attach():
-    """Give Tensor its operators and methods; the engine, a floor below, knows no ops."""
-    binary = {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow, "matmul": matmul}
-    for name, function in binary.items():
-        setattr(Tensor, f"__{name}__", function)
-        setattr(Tensor, f"__r{name}__", lambda a, b, function=function: function(b, a))
-    Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = neg, abs, index
-    for function in (sum, mean, var, max, min, exp, log, sqrt, tanh, sigmoid, relu, clip, softmax, flip, to):
-        setattr(Tensor, function.__name__, function)
-    Tensor.reshape = _variadic(reshape)
-    Tensor.transpose = lambda x, *axes: transpose(x) if not axes else _variadic(transpose)(x, *axes)
-    Tensor.T = property(transpose)
-
-
-_attach()
+for _name in __all__:
+    globals()[_name] = with_hints(globals()[_name])

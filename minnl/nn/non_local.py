@@ -7,6 +7,7 @@ from minnl.checks import choice, count, number
 from minnl.nn import init
 from minnl.nn.layers import BatchNorm3d, Conv3d
 from minnl.nn.module import Module, Parameter
+from minnl.ops.arguments import layout, tensor
 from minnl.ops.attention import AXES, MODES
 
 
@@ -74,6 +75,9 @@ class NonLocalBlock(Module):
 
     def embed(self, x):
         """theta, phi and g of x, subsampled."""
+        x, channels = tensor("NonLocalBlock", "x", x, 5, "(N, T, H, W, C)"), self.g.weight.shape[3]
+        if x.shape[4] != channels:
+            raise ValueError(f"NonLocalBlock: made for {channels} channels, x has {x.shape[4]}" + layout(x, channels))
         small = self.fewer(x) if self.subsample == "before" else x
         theta, phi = (x, small) if self.mode == "gaussian" else (self.theta(x), self.phi(small))
         g = self.g(small)

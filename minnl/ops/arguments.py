@@ -1,13 +1,28 @@
-"""What the public functions share: turning numbers and arrays into tensors, and checking axes."""
+"""What the public functions share: turning numbers and arrays into tensors, checking axes, and hints at names."""
 
 from __future__ import annotations
 
+import functools
 import operator
 
 import numpy as np
 
 from minnl import backend
 from minnl.engine import Tensor
+
+INSTEAD = {  # of arguments that have another name in NumPy or PyTorch, or none here
+    "dim": "write axis=",
+    "keepdim": "write keepdims=",
+    "inplace": "leave it out: the result is a new tensor",
+    "out": "leave it out: the result is a new tensor",
+    "min": "write low=",
+    "max": "write high=",
+    "a_min": "write low=",
+    "a_max": "write high=",
+    "ddof": "write correction=",
+    "unbiased": "write correction=1 (or 0 where it is False)",
+    "input": "write x first, without a name",
+}
 
 
 def tensors(op, *values):
@@ -47,6 +62,14 @@ def tensor(op, name, value, ndim=None, layout=""):
     return value
 
 
+def layout(x, channels):
+    """For an error: which axis of x is which, and what to write if `channels` stand first in it."""
+    said = f"; x of shape {x.shape} is read as {'(N, T, H, W, C)' if x.ndim == 5 else '(..., C)'}"
+    if x.ndim > 2 and x.shape[1] == channels:
+        said += f", if its channels stand first write x.transpose({', '.join(map(str, (0, *range(2, x.ndim), 1)))})"
+    return said
+
+
 def broadcast_shape(op, *shapes):
     """The shape that all broadcast to, or a ValueError naming them."""
     try:
@@ -78,3 +101,16 @@ def one_axis(op, axis, ndim):
     if isinstance(axis, (tuple, list)) or axis is None:
         raise TypeError(f"{op}: axis must be one int, got {axis!r}")
     return axis_tuple(op, axis, ndim)[0]
+
+
+def with_hints(function):
+    """The function; an argument that it has by another name in NumPy or PyTorch is an error that says its name here."""
+
+    @functools.wraps(function)
+    def called(*args, **options):
+        for name in options:
+            if name in INSTEAD:
+                raise TypeError(f"{function.__name__}: there is no argument {name!r} here; {INSTEAD[name]}")
+        return function(*args, **options)
+
+    return called

@@ -108,9 +108,15 @@ def _prepared(name, theta, phi, g, mode, scale, axes, weight):
     choice(name, "mode", mode, MODES)
     choice(name, "axes", axes, AXES)
     if theta.shape[-1] != phi.shape[-1]:
-        raise ValueError(f"{name}: theta has {theta.shape[-1]} channels, phi has {phi.shape[-1]}")
+        raise ValueError(
+            f"{name}: theta has {theta.shape[-1]} channels, phi has {phi.shape[-1]}; theta of shape {theta.shape} and "
+            f"phi of shape {phi.shape} are read as (N, T, H, W, C)"
+        )
     if phi.shape[:4] != g.shape[:4]:
-        raise ValueError(f"{name}: phi and g must have the same positions, got {phi.shape[:4]} and {g.shape[:4]}")
+        raise ValueError(
+            f"{name}: phi and g must have the same positions, got {phi.shape[:4]} and {g.shape[:4]} as (N, T, H, W); "
+            "channels stand last"
+        )
     if theta.shape[0] != phi.shape[0]:
         raise ValueError(f"{name}: theta has a batch of {theta.shape[0]}, phi of {phi.shape[0]}")
     if 0 in phi.shape[1:4]:

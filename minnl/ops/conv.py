@@ -6,7 +6,7 @@ import math
 
 from minnl import checks, windows
 from minnl.engine import Op, hollow
-from minnl.ops.arguments import tensor
+from minnl.ops.arguments import layout, tensor
 from minnl.sums import total
 
 
@@ -125,11 +125,14 @@ def conv3d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     groups = checks.count("conv3d", "groups", groups)
     channels, (*kernel, per_group, out) = x.shape[4], weight.shape
     if channels % groups or out % groups:
-        raise ValueError(f"conv3d: groups={groups} must divide the {channels} channels of x and the {out} of weight")
+        raise ValueError(
+            f"conv3d: groups={groups} must divide the {channels} channels of x and the {out} of weight"
+            + layout(x, per_group * groups)
+        )
     if per_group * groups != channels:
         raise ValueError(
             f"conv3d: weight has {per_group} input channels (times groups={groups} makes {per_group * groups}), "
-            f"x has {channels}"
+            f"x has {channels}" + layout(x, per_group * groups)
         )
     if min(weight.shape) < 1:
         raise ValueError(f"conv3d: weight has an empty axis: shape {weight.shape}")

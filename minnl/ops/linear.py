@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from minnl.engine import Op, hollow, sum_to
-from minnl.ops.arguments import broadcast_shape, tensor, tensors
+from minnl.ops.arguments import broadcast_shape, layout, tensor, tensors
 from minnl.sums import total
 
 
@@ -94,7 +94,9 @@ def linear(x, weight, bias=None):
     """
     x, weight = tensor("linear", "x", x), tensor("linear", "weight", weight, 2, "(in, out)")
     if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
-        raise ValueError(f"linear: weight takes {weight.shape[0]} channels, x has shape {x.shape}")
+        raise ValueError(
+            f"linear: weight takes {weight.shape[0]} channels, x has shape {x.shape}" + layout(x, weight.shape[0])
+        )
     if bias is None:
         return Linear()(x, weight)
     bias = tensor("linear", "bias", bias, 1, "(out,)")

@@ -82,7 +82,6 @@ class NonLocalSoftmax(_NonLocal):
     """
 
     keeps = ("theta", "phi", "g", "y", "log_sum", "exponentials")
-    exponentials = None  # the rows of f, where a faster body keeps them
 
     def forward(self, theta, phi, g):
         xp = self.xp
@@ -90,6 +89,7 @@ class NonLocalSoftmax(_NonLocal):
         self.theta, self.phi, self.g = self.fold(theta), self.fold(phi), self.fold(g)
         self.y = xp.empty((*self.theta.shape[:2], g.shape[-1]), dtype=g.dtype)
         self.log_sum = xp.empty((*self.theta.shape[:2], 2), dtype=g.dtype)
+        self.exponentials = None  # of these there are as many as pairs; a kernel keeps few
         for b, i in self.blocks(self.theta, self.phi):
             s = self.logits(b, i)
             top = s.max(axis=-1, keepdims=True)

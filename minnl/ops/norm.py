@@ -5,7 +5,7 @@ from __future__ import annotations
 from minnl import backend
 from minnl.checks import number
 from minnl.engine import Op, Tensor, chosen, hollow
-from minnl.ops.arguments import tensor
+from minnl.ops.arguments import layout, tensor
 from minnl.sums import mean, total
 
 
@@ -238,7 +238,9 @@ def _checked(op, x, weight, bias, residual=None, names=("weight", "bias")):
                 value = Tensor(make(channels, dtype=x.dtype))
         value = tensor(op, name, value, 1, "(C,)")
         if value.shape != channels:
-            raise ValueError(f"{op}: {name} has {value.shape[0]} channels, x has {channels[0]}")
+            raise ValueError(
+                f"{op}: {name} has {value.shape[0]} channels, x has {channels[0]}" + layout(x, value.shape[0])
+            )
         out.append(value)
     if residual is not None:
         residual = tensor(op, "residual", residual)
@@ -255,7 +257,9 @@ def _statistics(op, x, mean, var, optional):
         if isinstance(value, Tensor) or not backend.is_array(value):
             raise TypeError(f"{op}: {name} must be an array (a buffer, without gradient), got {type(value).__name__}")
         if value.shape != x.shape[-1:]:
-            raise ValueError(f"{op}: {name} has shape {value.shape}, x has {x.shape[-1]} channels")
+            raise ValueError(
+                f"{op}: {name} has shape {value.shape}, x has {x.shape[-1]} channels" + layout(x, value.size)
+            )
         if value.dtype != x.dtype:
             raise TypeError(f"{op}: {name} is {value.dtype}, x is {x.dtype}")
         backend.namespace(op, x.data, value)
