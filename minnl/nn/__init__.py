@@ -1,6 +1,7 @@
 """Layers and the modules that hold them."""
 
 from minnl.nn import init
+from minnl.nn.containers import ModuleDict, ModuleList, Sequential
 from minnl.nn.layers import (
     AdaptiveAvgPool3d,
     AdaptiveMaxPool3d,
@@ -14,7 +15,8 @@ from minnl.nn.layers import (
     MaxPool3d,
     ReLU,
 )
-from minnl.nn.module import Module, Parameter, Sequential, evaluating
+from minnl.nn.modes import evaluating
+from minnl.nn.module import Module, Parameter
 from minnl.nn.non_local import AXES, MODES, NonLocalBlock
 from minnl.nn.recompute import Recompute
 
@@ -32,6 +34,8 @@ __all__ = [
     "MODES",
     "MaxPool3d",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "NonLocalBlock",
     "Parameter",
     "ReLU",
