@@ -310,6 +310,25 @@ def switch_within_an_evaluation():
     assert net[0].training and net.training
 
 
+def networks_made_in_another_thread():
+    """While this one makes networks without drawing weights, for a file to fill, another draws its own."""
+    found = []
+    with nn.init.skipped():
+        maker = threading.Thread(target=lambda: found.append(nn.Linear(4, 4)))
+        maker.start()
+        maker.join()
+        assert not nn.Linear(4, 4).weight.data.any()
+    assert found[0].weight.data.any() and nn.Linear(4, 4).weight.data.any()
+
+
+def an_optimiser_with_an_empty_group():
+    net = nn.Linear(2, 2)
+    optimizer = optim.SGD([{"params": []}, {"params": (p for p in net.parameters())}], 0.1)
+    F.sum(net(array(3, 2))).backward()
+    optimizer.step()
+    assert net.bias.data.any() and len(optimizer.params) == 2
+
+
 def hide_a_module_on_purpose():
     net = Net()
     object.__setattr__(net, "teacher", nn.Linear(2, 2))
@@ -329,7 +348,8 @@ WORKS = [
     deep_copies_and_pickles, copies_of_recompute, attributes_of_a_recomputed_module, set_training,
     override_train_in_a_part, one_module_twice, modules_as_in_a_loop_over_them, a_layer_given_an_array, no_bias_by_none,
     move_the_module_after_the_optimiser_was_made, freeze_by_requires_grad, evaluate_in_several_threads,
-    a_worker_of_an_evaluation, switch_within_an_evaluation, hide_a_module_on_purpose, keep_what_was_computed,
+    a_worker_of_an_evaluation, switch_within_an_evaluation, networks_made_in_another_thread,
+    an_optimiser_with_an_empty_group, hide_a_module_on_purpose, keep_what_was_computed,
 ]  # fmt: skip
 
 
@@ -358,6 +378,15 @@ def in_a_class(net):
 def returns_nothing(net):
     net.forward = lambda x: None
     net(array(2, 3))
+
+
+def a_property_with_a_mistake(net):
+    kind = type("Wide", (Net,), {"width": property(lambda self: self.linear.wieght.shape[1])})
+    kind().width  # noqa: B018
+
+
+def in_two_groups(net):
+    optim.SGD([{"params": net.parameters()}, {"params": net.scale}], 0.1)
 
 
 def read_only(net):
@@ -539,6 +568,33 @@ REFUSED = {
         T,
         r"clip_grad_norm: params is Net, a module; pass its .parameters\(\)",
     ),
+    "a parameter in two groups": (in_two_groups, V, r"SGD: a parameter of shape \(4,\) is listed twice"),
+    "a property with a mistake in it": (a_property_with_a_mistake, A, "Linear has no attribute 'wieght'"),
+    "a flag in words": (
+        lambda n: nn.Linear(2, 2, bias="no"),
+        V,
+        "Linear: bias must be one of True, False, None, got 'no'",
+    ),
+    "frozen in words": (
+        lambda n: nn.BatchNorm3d(2, frozen="False"),
+        V,
+        "BatchNorm3d: frozen must be one of True, False",
+    ),
+    "channels in words": (lambda n: nn.Dropout(channels="no"), V, "Dropout: channels must be one of True, False"),
+    "scale in words": (lambda n: nn.NonLocalBlock(4, scale="no"), V, "NonLocalBlock: scale must be one of True, False"),
+    "gamma of NaN": (lambda n: nn.BatchNorm3d(2, gamma=math.nan), V, "BatchNorm3d: gamma must be 0 or more, got nan"),
+    "a bias in the place of the stride": (
+        lambda n: nn.Conv3d(2, 3, 1, True),
+        T,
+        "Conv3d: stride must be an int or three",
+    ),
+    "nn.Conv2d": (
+        lambda n: nn.Conv2d,
+        A,
+        r"minnl.nn has no attribute 'Conv2d'; write nn.Conv3d with kernels \(1, k, k\)",
+    ),
+    "nn.Softmax": (lambda n: nn.Softmax, A, "write functional.softmax"),
+    "nn.Linaer": (lambda n: nn.Linaer, A, "minnl.nn has no attribute 'Linaer'$"),
     "optimizer.param_groups": (
         lambda n: optim.SGD(n.parameters(), 0.1).param_groups,
         A,

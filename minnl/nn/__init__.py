@@ -44,3 +44,25 @@ __all__ = [
     "evaluating",
     "init",
 ]
+
+ELSEWHERE = {  # names that PyTorch's nn has, and what to write here
+    "Conv1d": "nn.Conv3d with kernels (k, 1, 1)",
+    "Conv2d": "nn.Conv3d with kernels (1, k, k)",
+    "BatchNorm1d": "nn.BatchNorm3d, for any number of axes",
+    "BatchNorm2d": "nn.BatchNorm3d, for any number of axes",
+    "CrossEntropyLoss": "functional.cross_entropy",
+    "Dropout3d": "nn.Dropout(p, channels=True)",
+    "Flatten": "x.reshape(len(x), -1)",
+    "Identity": "nn.Sequential()",
+    "LogSoftmax": "functional.log_softmax",
+    "Sigmoid": "functional.sigmoid",
+    "Softmax": "functional.softmax",
+    "Tanh": "functional.tanh",
+    "functional": "minnl.functional",
+    "utils": "optim.clip_grad_norm, or nn.init",
+}
+
+
+def __getattr__(name):
+    instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+    raise AttributeError(f"minnl.nn has no attribute {name!r}{instead}")

@@ -164,6 +164,11 @@ class Module:
             members = self.__dict__.get(table, {})
             if name in members:
                 return members[name]
+        own = getattr(type(self), name, None)
+        if isinstance(
+            own, property
+        ):  # whose AttributeError brought us here: it says which name is missing, so once more
+            return own.fget(self)
         instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
 
