@@ -4,6 +4,7 @@ tests/test_optim.py and tests/test_nn.py hold the numbers; here is what must not
 """
 
 import copy
+import dataclasses
 import math
 import pickle
 import threading
@@ -43,10 +44,10 @@ def learn(module, x):
     return bytes_of(module) != before
 
 
-# What works. Each row is a habit, and a function that would fail if it did nothing or something else.
+# What works: each habit does what is expected, not nothing and not something else.
 
 
-def layers_in_a_module_list():
+def test_layers_in_a_module_list():
     class Stack(nn.Module):
         def __init__(self):
             super().__init__()
@@ -66,7 +67,7 @@ def layers_in_a_module_list():
     assert learn(net, array(2, 3)) and not net.eval().layers[1].training
 
 
-def layers_in_a_module_dict():
+def test_layers_in_a_module_dict():
     class Heads(nn.Module):
         def __init__(self):
             super().__init__()
@@ -81,13 +82,13 @@ def layers_in_a_module_dict():
     assert learn(net, array(2, 3)) and "a" in net.heads and list(net.heads) == ["a", "b"] and len(net.heads) == 2
 
 
-def a_list_of_layers_that_have_names_of_their_own():
+def test_a_list_of_layers_that_have_names_of_their_own():
     net = Net()
     net.parts = [net.norm, net.linear]
     assert len(net.parameters()) == 5 and copy.deepcopy(net).parameters()
 
 
-def a_module_without_super_init():
+def test_a_module_without_super_init():
     class Forgetful(nn.Module):
         def __init__(self):
             self.layer = nn.Linear(3, 2)
@@ -99,7 +100,7 @@ def a_module_without_super_init():
     assert list(net.state_dict()) == ["layer.weight", "layer.bias"] and learn(net, array(2, 3))
 
 
-def load_parameters_of_another():
+def test_load_parameters_of_another():
     one, other = nn.Linear(2, 3), nn.Linear(2, 3)
     one.load_state_dict(dict(other.named_parameters()))
     assert bytes_of(one) == bytes_of(other) and one.weight is not other.weight
@@ -107,7 +108,7 @@ def load_parameters_of_another():
     assert not (one.weight.data == 7).any()
 
 
-def load_what_changed_places():
+def test_load_what_changed_places():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     state = net.state_dict()
     a, b = (state[f"{i}.weight"].copy() for i in (0, 1))
@@ -115,7 +116,7 @@ def load_what_changed_places():
     assert (net[0].weight.data == b).all() and (net[1].weight.data == a).all()
 
 
-def delete_a_child():
+def test_delete_a_child():
     net = Net()
     del net.norm
     del net.scale
@@ -124,7 +125,7 @@ def delete_a_child():
         net.norm  # noqa: B018
 
 
-def a_shallow_copy():
+def test_a_shallow_copy():
     """It has the same layers, and assigning to it leaves the original as it is."""
     net = Net()
     before, other = bytes_of(net), copy.copy(net)
@@ -135,7 +136,7 @@ def a_shallow_copy():
     assert bytes_of(net) == before and net.training and net.linear.weight.shape == (3, 4)
 
 
-def deep_copies_and_pickles():
+def test_deep_copies_and_pickles():
     net = Net()
     net.norm.eval()
     net.norm.bias.requires_grad = False
@@ -147,7 +148,7 @@ def deep_copies_and_pickles():
         assert learn(other, array(2, 1, 1, 1, 3)) and bytes_of(other) != bytes_of(net)
 
 
-def copies_of_recompute():
+def test_copies_of_recompute():
     net = nn.Sequential(nn.Recompute(nn.Linear(3, 2)))
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert bytes_of(other) == bytes_of(net) and learn(other, array(2, 3)) and bytes_of(other) != bytes_of(net)
@@ -158,7 +159,7 @@ def copies_of_recompute():
     assert net[0].bias is not None and other.module.bias is None
 
 
-def attributes_of_a_recomputed_module():
+def test_attributes_of_a_recomputed_module():
     """What is read and set is the module's."""
     outer = nn.Recompute(nn.Dropout(0.5))
     outer.p = 0.0
@@ -169,7 +170,7 @@ def attributes_of_a_recomputed_module():
     assert not outer.module.training
 
 
-def set_training():
+def test_set_training():
     """It reaches all parts, as train and eval do."""
     net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
     net.training = False
@@ -178,7 +179,7 @@ def set_training():
     assert net[1][0].training
 
 
-def override_train_in_a_part():
+def test_override_train_in_a_part():
     """A part that keeps its norm in eval mode is asked, when the whole is switched."""
 
     class Frozen(nn.Module):
@@ -196,7 +197,24 @@ def override_train_in_a_part():
         assert net[0].training and not net[0].norm.training
 
 
-def one_module_twice():
+def test_a_dataclass():
+    """Its fields are assigned before anything else, and it has no hash."""
+
+    @dataclasses.dataclass
+    class Scaled(nn.Module):
+        layer: nn.Module
+        factor: float = 2.0
+
+        def forward(self, x):
+            return self.layer(x) * self.factor
+
+    net = Scaled(nn.Linear(3, 2))
+    with nn.evaluating(net):
+        assert not net.training and not net.layer.training
+    assert net.training and list(net.state_dict()) == ["layer.weight", "layer.bias"] and learn(net, array(2, 3))
+
+
+def test_one_module_twice():
     """Listed, saved and measured once, under its first name."""
     norm = nn.BatchNorm3d(3)
     net = nn.Sequential(norm, nn.ReLU(), norm)
@@ -206,7 +224,7 @@ def one_module_twice():
     other.load_state_dict(net.state_dict())
 
 
-def modules_as_in_a_loop_over_them():
+def test_modules_as_in_a_loop_over_them():
     """PyTorch's `modules` gives modules, not pairs: a loop that looks for its own kind must find it."""
     net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
     for m in net.modules():
@@ -216,16 +234,16 @@ def modules_as_in_a_loop_over_them():
     assert net.children() == [net[0], net[1]] and dict(net.named_modules())["1.0"] is net[1][0]
 
 
-def a_layer_given_an_array():
+def test_a_layer_given_an_array():
     layer = nn.Linear(3, 2)
     np.testing.assert_allclose(layer(array(4, 3)).data, array(4, 3) @ layer.weight.data, rtol=1e-6)
 
 
-def no_bias_by_none():
+def test_no_bias_by_none():
     assert nn.Conv3d(2, 3, 3, padding="same", bias=None).bias is None and nn.Linear(2, 3, bias=None).bias is None
 
 
-def move_the_module_after_the_optimiser_was_made():
+def test_move_the_module_after_the_optimiser_was_made():
     """`to` edits parameters in place, so an optimiser goes on with them."""
     net = nn.Linear(3, 2)
     optimizer = optim.AdamW(net.parameters())
@@ -237,7 +255,7 @@ def move_the_module_after_the_optimiser_was_made():
         assert (net.weight.data != before).all()
 
 
-def freeze_by_requires_grad():
+def test_freeze_by_requires_grad():
     net = Net()
     optimizer = optim.AdamW(net.parameters(), weight_decay=0.5)
     for p in net.linear.parameters():
@@ -248,7 +266,7 @@ def freeze_by_requires_grad():
     assert bytes_of(net.linear) == before and (net.scale.data != 1).all()
 
 
-def evaluate_in_several_threads():
+def test_evaluate_in_several_threads():
     """Nothing that one of them does changes what another computes, the statistics, or the mode afterwards."""
     net = nn.Sequential(nn.BatchNorm3d(3), nn.Dropout(), nn.Linear(3, 4, std=1.0))
     net[0].running_mean[:] = 5
@@ -273,7 +291,7 @@ def evaluate_in_several_threads():
     assert not wrong and net.training and net[1].training and bytes_of(net) == before
 
 
-def a_worker_of_an_evaluation():
+def test_a_worker_of_an_evaluation():
     """One that does not say so itself is refused: it would compute in training mode."""
     net, x, found = nn.Sequential(nn.Dropout(), nn.ReLU()), array(2, 3), []
 
@@ -297,7 +315,7 @@ def a_worker_of_an_evaluation():
     assert (found[1].data == np.maximum(x, 0)).all()
 
 
-def switch_within_an_evaluation():
+def test_switch_within_an_evaluation():
     """As in one thread ever since: it holds until the end. A copy is in the mode that was seen."""
     net = nn.Sequential(nn.Dropout(), nn.ReLU())
     with nn.evaluating(net):
@@ -310,7 +328,7 @@ def switch_within_an_evaluation():
     assert net[0].training and net.training
 
 
-def networks_made_in_another_thread():
+def test_networks_made_in_another_thread():
     """While this one makes networks without drawing weights, for a file to fill, another draws its own."""
     found = []
     with nn.init.skipped():
@@ -321,7 +339,7 @@ def networks_made_in_another_thread():
     assert found[0].weight.data.any() and nn.Linear(4, 4).weight.data.any()
 
 
-def an_optimiser_with_an_empty_group():
+def test_an_optimiser_with_an_empty_group():
     net = nn.Linear(2, 2)
     optimizer = optim.SGD([{"params": []}, {"params": (p for p in net.parameters())}], 0.1)
     F.sum(net(array(3, 2))).backward()
@@ -329,33 +347,17 @@ def an_optimiser_with_an_empty_group():
     assert net.bias.data.any() and len(optimizer.params) == 2
 
 
-def hide_a_module_on_purpose():
+def test_hide_a_module_on_purpose():
     net = Net()
     object.__setattr__(net, "teacher", nn.Linear(2, 2))
     assert len(net.parameters()) == 5 and net.teacher.weight.shape == (2, 2)
 
 
-def keep_what_was_computed():
+def test_keep_what_was_computed():
     """A result that is kept for a look is no parameter that was forgotten."""
     net, x = Net(), Tensor(array(2, 1, 1, 1, 3))
     net.last, net.all = net(x), [net(x)]
     assert len(net.parameters()) == 5
-
-
-WORKS = [
-    layers_in_a_module_list, layers_in_a_module_dict, a_list_of_layers_that_have_names_of_their_own,
-    a_module_without_super_init, load_parameters_of_another, load_what_changed_places, delete_a_child, a_shallow_copy,
-    deep_copies_and_pickles, copies_of_recompute, attributes_of_a_recomputed_module, set_training,
-    override_train_in_a_part, one_module_twice, modules_as_in_a_loop_over_them, a_layer_given_an_array, no_bias_by_none,
-    move_the_module_after_the_optimiser_was_made, freeze_by_requires_grad, evaluate_in_several_threads,
-    a_worker_of_an_evaluation, switch_within_an_evaluation, networks_made_in_another_thread,
-    an_optimiser_with_an_empty_group, hide_a_module_on_purpose, keep_what_was_computed,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("habit", WORKS, ids=lambda habit: habit.__name__)
-def test_it_does_what_is_expected(habit):
-    habit()
 
 
 # What is refused: habit -> what is done to a Net, the error, and what it says.
@@ -404,6 +406,12 @@ def put(name, value):
     return lambda net: setattr(net, name, value)
 
 
+def cycle(module):
+    around = [module]
+    around[:0] = [around, {"again": around}]
+    return around
+
+
 T, V, A = TypeError, ValueError, AttributeError
 FORGOTTEN = "which nothing would train or save; write nn.{}"
 REFUSED = {
@@ -415,6 +423,13 @@ REFUSED = {
     "in a tuple": (put("a", (1, nn.ReLU())), T, "Net: a is a tuple that holds ReLU"),
     "in a dict": (put("a", {"x": nn.ReLU()}), T, "a dict that holds ReLU, " + FORGOTTEN.format("ModuleDict")),
     "in a list in a dict": (put("a", {"x": [[nn.ReLU()]]}), T, "Net: a is a dict that holds ReLU"),
+    "in a set": (put("a", {nn.ReLU()}), T, "Net: a is a set that holds ReLU"),
+    "in a list that holds itself": (put("a", cycle(nn.ReLU())), T, "Net: a is a list that holds ReLU"),
+    "another module for Recompute": (
+        lambda n: setattr(nn.Recompute(n), "module", nn.ReLU()),
+        A,
+        "Recompute: the module stays; make a new Recompute for another one",
+    ),
     "parameters in a list": (put("a", [nn.Parameter([1.0])]), T, "Net: a is a list that holds Parameter"),
     "tensors that learn in a list": (put("a", [Tensor(1.0, requires_grad=True)]), T, "a list that holds Tensor"),
     "a tensor that learns": (

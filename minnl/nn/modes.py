@@ -10,7 +10,7 @@ from minnl import engine
 
 
 class _State(threading.local):
-    """What contexts have lent to a thread: module -> mode."""
+    """What contexts have lent to a thread: id of a module -> mode."""
 
     def __init__(self):
         self.lent = {}
@@ -21,7 +21,7 @@ _state = _State()
 
 def seen(module):
     """The mode that this thread sees a module in: that of the innermost context, or the module's own."""
-    return _state.lent.get(module, module.__dict__.get("_mode", True))
+    return _state.lent.get(id(module), module.__dict__.get("_mode", True))
 
 
 def of(module):
@@ -31,7 +31,7 @@ def of(module):
     and then it changes what the other one measures.
     """
     mode = seen(module)
-    if mode and module not in _state.lent and os.getpid() in module.__dict__.get("_evaluated", ()):
+    if mode and id(module) not in _state.lent and os.getpid() in module.__dict__.get("_evaluated", ()):
         raise RuntimeError(
             f"{type(module).__name__}: used in training mode while another thread is in nn.evaluating with it; enter "
             "nn.evaluating in this thread too, or give one of them a copy (copy.deepcopy)"
@@ -41,8 +41,8 @@ def of(module):
 
 def switch(module, mode):
     """Put a module into a mode: within a context that keeps modes for this thread and until its end, else for all."""
-    if module in _state.lent:
-        _state.lent[module] = mode
+    if id(module) in _state.lent:
+        _state.lent[id(module)] = mode
     else:
         module.__dict__["_mode"] = mode
 
@@ -50,8 +50,8 @@ def switch(module, mode):
 @contextlib.contextmanager
 def keeping_modes(module):
     """Context in which switches of a module and its parts are this thread's own, and after which they are undone."""
-    before = _state.lent
-    _state.lent = before | {m: seen(m) for m in module.modules()}
+    before, parts = _state.lent, module.modules()  # held, so that no other module gets the id of one
+    _state.lent = before | {id(m): seen(m) for m in parts}
     try:
         yield module
     finally:

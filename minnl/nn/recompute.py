@@ -50,12 +50,14 @@ class Recompute(Module):
         tables = {table: module.__dict__[table] for table in TABLES}
         self.__dict__.update(tables, module=module)  # not as a part, which would lengthen every name
 
-    training = property(lambda self: self.module.training, lambda self, mode: self.module.train(mode))
+    training = property(lambda self: self.module.training)
 
     def __getattr__(self, name):
         return getattr(self.module, name)
 
     def __setattr__(self, name, value):
+        if name == "module":
+            raise AttributeError("Recompute: the module stays; make a new Recompute for another one")
         setattr(self.module, name, value)
 
     def __delattr__(self, name):
