@@ -20,7 +20,7 @@ def block(channels):
 
 def awake(module):
     """As training makes it: fresh blocks have gamma = 0 and multiply all that they computed by zero."""
-    for _, part in module.modules():
+    for part in module.modules():
         if isinstance(part, nn.BatchNorm3d):
             part.weight.data[...] = 1
     return module

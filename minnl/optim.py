@@ -155,9 +155,10 @@ class Optimizer:
             raise ValueError(f"{name}: state has no {key!r}")
         steps, lr = count(name, "steps", state["steps"], 0), number(name, "lr", state["lr"], 0)
         started = [any(f"{slot}.{i}" in arrays for slot in self.slots) for i in range(size)]
-        counts = [count(name, "counts", n, 0) for n in state.get("counts", [steps * begun for begun in started])]
-        if len(counts) != size:
-            raise ValueError(f"{name}: state has counts of {len(counts)} parameters, the optimiser has {size}")
+        counts = state.get("counts", [steps * begun for begun in started])
+        if not isinstance(counts, list) or len(counts) != size:
+            raise ValueError(f"{name}: state has counts {counts!r:.80}, a list of {size} expected")
+        counts = [count(name, "counts", n, 0) for n in counts]
         for slot, (i, n) in itertools.product(self.slots, enumerate(counts)):
             if (n or started[i]) and f"{slot}.{i}" not in arrays:
                 raise ValueError(f"{name}: state has no '{slot}.{i}', of a parameter that has made {n} steps")

@@ -9,7 +9,7 @@ import numpy as np
 from minnl import backend, random
 from minnl.engine import Tensor, no_grad
 from minnl.nn import BatchNorm3d
-from minnl.nn.module import keeping_modes
+from minnl.nn.modes import keeping_modes
 
 
 def precise_batch_norm(model, batches):
@@ -35,7 +35,7 @@ def precise_batch_norm(model, batches):
     ValueError
         If there is no batch. The model is then as before, as it is after any other error on the way.
     """
-    norms = [_Precise(m) for _, m in model.modules() if isinstance(m, BatchNorm3d) and not m.frozen]
+    norms = [_Precise(m) for m in model.modules() if isinstance(m, BatchNorm3d) and not m.frozen]
     chance, seen = random.get_state(), 0
     try:
         with keeping_modes(model), no_grad(), contextlib.ExitStack() as stack:

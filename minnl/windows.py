@@ -20,7 +20,7 @@ def triple(op, name, value, least=1):
     if len(values) != 3:
         raise ValueError(f"{op}: {name} must be an int or three (T, H, W), got {value!r}")
     try:
-        values = tuple(operator.index(v) for v in values)
+        values = tuple(operator.index(None if isinstance(v, bool) else v) for v in values)
     except TypeError:
         raise TypeError(f"{op}: {name} must be an int or three (T, H, W), got {value!r}") from None
     if min(values) < least:

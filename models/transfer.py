@@ -33,7 +33,7 @@ def start(model, state):
     state = inflate(state, mine)
     if not any(name.endswith(".running_mean") for name in mine):
         state = fold(state)
-    fresh = [f"{path}." for path, m in model.modules() if isinstance(m, nn.NonLocalBlock)]
+    fresh = [f"{path}." for path, m in model.named_modules() if isinstance(m, nn.NonLocalBlock)]
     fresh = [path for path in fresh if not any(name.startswith(path) for name in state)]
     classifier = {name for name in mine if name.startswith(CLASSIFIER)}
     if any(name not in state or state[name].shape != mine[name].shape for name in classifier):
@@ -97,7 +97,7 @@ def fold(state, eps=1e-5):
 
 def freeze(model, *parts):
     """Parts of a model, named by their paths, learn no more, batch norms in them included: see :func:`freeze_norms`."""
-    modules = dict(model.modules())
+    modules = dict(model.named_modules())
     for part in parts:
         if part not in modules:
             raise ValueError(
@@ -115,7 +115,7 @@ def freeze_norms(model):
     Raises ValueError for one whose gamma is all 0, as it starts in non-local blocks and at the end of residual ones: it
     would keep what it ends at 0 for good.
     """
-    norms = [(path, m) for path, m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+    norms = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.BatchNorm3d)]
     for path, norm in norms:
         if not backend.to_host(norm.weight.data).any():
             raise ValueError(

@@ -127,14 +127,14 @@ def test_every_row_is_built_or_says_why_not(model):
         dataset = types.SimpleNamespace(shape=shape, classes="abc")
         with nn.init.skipped():
             network = runs.build(case.config, dataset)
-        blocks = [m for _, m in network.modules() if isinstance(m, nn.NonLocalBlock)]
+        blocks = [m for m in network.modules() if isinstance(m, nn.NonLocalBlock)]
         row = next(row for row in paper.TABLES[name].rows if row.label == label)
         words = scales.scale(model).describe(row.network)
         assert f"{len(blocks) or 'no'} non-local block" in words, (name, label)
         assert {b.mode for b in blocks} <= {row.network.mode}
         if row.network.axes:
             assert {(b.axes, b.subsample) for b in blocks} == {(row.network.axes, None)}
-        taps = [m.weight.shape[0] for path, m in network.modules() if isinstance(m, nn.Conv3d) and "res" in path]
+        taps = [m.weight.shape[0] for path, m in network.named_modules() if isinstance(m, nn.Conv3d) and "res" in path]
         assert (max(taps) == 3) == bool(row.network.inflate), (name, label)
 
 
@@ -358,7 +358,7 @@ def test_the_papers_recipe(ablate, monkeypatch):
     trainer = made[0]
     assert (trainer.accumulate, trainer.precise, trainer.clip_norm, trainer.step) == (8, 1600, None, 2)
     assert isinstance(trainer.optimizer, optim.SGD) and trainer.schedule(0) == pytest.approx(0.01 * 24 / 64)
-    assert [m.p for _, m in trainer.model.modules() if isinstance(m, nn.Dropout)] == [0.5]
+    assert [m.p for m in trainer.model.modules() if isinstance(m, nn.Dropout)] == [0.5]
 
 
 def test_plan_runs_nothing(ablate):

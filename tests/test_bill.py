@@ -200,12 +200,12 @@ def test_the_largest_batch_fits_and_two_in_a_hundred_more_do_not():
 def test_planning_touches_nothing():
     model = build(dropout=0.5)
     model.res2.eval()
-    modes = [m.training for _, m in model.modules()]
+    modes = [m.training for m in model.modules()]
     before = {name: array.tobytes() for name, array in model.state_dict().items()}
     chance = random.get_state()
     bill.plan(model, SHAPE)
     assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
-    assert [m.training for _, m in model.modules()] == modes
+    assert [m.training for m in model.modules()] == modes
     assert random.get_state() == chance
     assert all(p.grad is None for p in model.parameters())
     assert model(noise()).data.any(), "ops compute again"

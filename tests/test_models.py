@@ -120,7 +120,9 @@ class Twin:
 
     def losses(self, data, recipe):
         torch, (name, options) = self.torch, recipe
-        norms = {f"{path}.{name}" for path, m in self.model.modules() for name in ("weight", "bias") if is_norm(m)}
+        norms = {
+            f"{path}.{name}" for path, m in self.model.named_modules() for name in ("weight", "bias") if is_norm(m)
+        }
         groups = [
             {"params": [w for path, w in self.weights.items() if (path in norms) == of_norm], "weight_decay": decay}
             for of_norm, decay in ((False, options["weight_decay"]), (True, 0.0))
@@ -213,11 +215,11 @@ def test_any_input_size(mode, shape):
 
 def test_options_reach_the_blocks():
     network = build("embedded", subsample="after", scale=False, axes="space", in_channels=3, dropout=0.25)
-    (block,) = (m for _, m in network.modules() if isinstance(m, nn.NonLocalBlock))
+    (block,) = (m for m in network.modules() if isinstance(m, nn.NonLocalBlock))
     assert (block.mode, block.subsample, block.scale, block.axes) == ("embedded", "after", None, "space")
-    assert [m.p for _, m in network.modules() if isinstance(m, nn.Dropout)] == [0.25]
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.25]
     assert network(Tensor(np.zeros((1, 4, 16, 16, 3), np.float32))).shape == (1, 3)
-    assert not [m for _, m in build().modules() if isinstance(m, nn.NonLocalBlock)]
+    assert not [m for _, m in build().named_modules() if isinstance(m, nn.NonLocalBlock)]
     minnl.manual_seed(0)
     by_name = models.build("nl_small")
     assert by_name.state_dict().keys() == build("embedded").state_dict().keys()
@@ -364,8 +366,8 @@ def test_nan_in_data_is_found_in_debug_mode():
 
 def test_an_exploding_weight_is_found_in_debug_mode():
     model = build("embedded")
-    (path,) = (path for path, m in model.modules() if isinstance(m, nn.NonLocalBlock))
-    dict(model.modules())[path].theta.weight.data[...] = np.inf
+    (path,) = (path for path, m in model.named_modules() if isinstance(m, nn.NonLocalBlock))
+    dict(model.named_modules())[path].theta.weight.data[...] = np.inf
     where = rf"conv3d in Small\.{path}\.theta: forward: input 1"
     with minnl.debug(), np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=where):
         model(Tensor(batches(1)[0][0]))

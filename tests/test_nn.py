@@ -36,7 +36,7 @@ def test_order_is_that_of_assignment():
     assert names == ["extra", "conv.weight", "conv.bias", "norm.weight", "norm.bias"]
     net = nn.Sequential(b=nn.Linear(1, 1), a=nn.Linear(1, 1))
     assert [name for name, _ in net.named_parameters()] == ["b.weight", "b.bias", "a.weight", "a.bias"]
-    assert [path for path, _ in Pair().modules()] == ["", "conv", "norm"]
+    assert [path for path, _ in Pair().named_modules()] == ["", "conv", "norm"]
     assert [name for name, _ in Pair().named_buffers()] == ["norm.running_mean", "norm.running_var"]
     assert [p is q for p, (_, q) in zip(net.parameters(), net.named_parameters(), strict=True)] == [True] * 4
 
@@ -49,10 +49,12 @@ def test_assigning_again_replaces():
     assert "extra" not in pair.state_dict() and pair.extra is None
     pair.extra = nn.Parameter(np.zeros(1, np.float32))
     pair.conv = nn.Parameter(np.zeros(2, np.float32))
-    assert [name for name, _ in pair.modules()] == ["", "norm"]
+    assert [name for name, _ in pair.named_modules()] == ["", "norm"]
     assert [name for name, _ in pair.named_parameters()] == ["extra", "conv", "norm.weight", "norm.bias"]
+    pair.conv = None
+    assert pair.conv is None and "conv" not in pair.state_dict()
     pair.conv = 3
-    assert pair.conv == 3 and "conv" not in pair.state_dict()
+    assert pair.conv == 3
 
 
 def test_a_buffer_that_is_assigned_stays_a_buffer():
@@ -76,13 +78,7 @@ def test_a_shared_parameter_is_listed_once():
     np.testing.assert_allclose(shared, apart[0].weight.grad + apart[1].weight.grad, rtol=1e-6)
 
 
-def test_assigning_before_init_and_unknown_names():
-    class Forgetful(nn.Module):
-        def __init__(self):
-            self.layer = nn.ReLU()
-
-    with pytest.raises(TypeError, match=r"Forgetful: call super\(\).__init__\(\) before assigning 'layer'"):
-        Forgetful()
+def test_unknown_names_and_no_forward():
     with pytest.raises(AttributeError, match="Pair has no attribute 'con'"):
         Pair().con  # noqa: B018
     with pytest.raises(NotImplementedError, match="Module has no forward"):
@@ -125,11 +121,11 @@ def test_state_dict_that_does_not_fit_changes_nothing():
 
 def test_train_and_eval_reach_every_part():
     net = nn.Sequential(Pair(), nn.Sequential(nn.Dropout()))
-    assert all(module.training for _, module in net.modules())
+    assert all(module.training for module in net.modules())
     assert net.eval() is net
-    assert not any(module.training for _, module in net.modules())
+    assert not any(module.training for module in net.modules())
     net.train()
-    assert all(module.training for _, module in net.modules())
+    assert all(module.training for module in net.modules())
 
 
 def test_evaluating_puts_every_mode_back():
@@ -137,9 +133,9 @@ def test_evaluating_puts_every_mode_back():
     net[0].norm.eval()
     x = Tensor(clip(1, 2, 2, 2, 2))
     with nn.evaluating(net):
-        assert not any(module.training for _, module in net.modules())
+        assert not any(module.training for module in net.modules())
         assert not net(x).requires_grad
-    assert [module.training for _, module in net.modules()] == [True, True, True, False, True]
+    assert [module.training for module in net.modules()] == [True, True, True, False, True]
     with pytest.raises(ZeroDivisionError), nn.evaluating(net):
         raise ZeroDivisionError
     assert net.training and net(x).requires_grad
@@ -233,6 +229,39 @@ def test_sequential():
     np.testing.assert_allclose(net(Tensor(x)).data, expected, rtol=1e-6)
     assert len(net) == 2 and [type(m).__name__ for m in net] == ["Linear", "ReLU"]
     assert net[-1] is list(net)[1]
+
+
+def test_module_list():
+    a, b, c = (nn.Linear(2, n) for n in (1, 2, 3))
+    layers = nn.ModuleList(iter([a, b]))
+    assert layers.append(c) is layers and len(layers) == 3 and list(layers) == [a, b, c]
+    assert layers[-1] is c and layers[1:] == [b, c] and a in layers and nn.ReLU() not in layers
+    layers[-1] = a
+    assert [name for name, _ in layers.named_parameters()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    with pytest.raises(TypeError, match="ModuleList: 3 is the class ReLU"):
+        layers.extend([nn.ReLU(), nn.ReLU][::-1])
+    with pytest.raises(IndexError):
+        layers[7] = a
+    assert len(layers) == 3, "all or none"
+    net = nn.Sequential(**{"a": a, "2": b}).extend([nn.ReLU()][:0])
+    with pytest.raises(ValueError, match="Sequential: there is a module '2' already, at another place"):
+        net.append(c)
+    net[1] = c
+    assert list(net._modules) == ["a", "2"] and net[1] is c
+    assert len(nn.Sequential(a).append(b)) == 2 and nn.ModuleList(nn.Sequential(a, b))[1] is b
+
+
+def test_module_dict():
+    a, b = nn.Linear(2, 1), nn.ReLU()
+    heads = nn.ModuleDict({"a": a, "b": b})
+    assert list(heads.items()) == [("a", a), ("b", b)] and heads["b"] is b and list(heads.values()) == [a, b]
+    assert list(nn.ModuleDict(heads.items()).keys()) == ["a", "b"] == list(nn.ModuleDict(heads))
+    del heads["a"]
+    assert "a" not in heads and list(heads.state_dict()) == []
+    with pytest.raises(KeyError):
+        heads["a"]
+    with pytest.raises(ValueError, match="ModuleDict: 'items' cannot be a name, the class has an attribute of it"):
+        heads["items"] = a
 
 
 def test_repr_shows_the_tree():

@@ -93,11 +93,11 @@ def test_the_model_is_as_before(tmp_path):
     model = build()
     model.res2.eval()
     before = {k: a.tobytes() for k, a in model.state_dict().items()}
-    modes = [m.training for _, m in model.modules()]
+    modes = [m.training for m in model.modules()]
     pictures.attention(model, clip(8, 24, 24, 1), tmp_path / "attention.png")
     assert {k: a.tobytes() for k, a in model.state_dict().items()} == before
-    assert [m.training for _, m in model.modules()] == modes
-    assert not any("forward" in vars(m) for _, m in model.modules())
+    assert [m.training for m in model.modules()] == modes
+    assert not any("forward" in vars(m) for m in model.modules())
 
 
 def test_block_input_is_what_the_block_gets():

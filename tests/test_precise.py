@@ -77,7 +77,7 @@ def test_a_constant_channel_has_no_variance():
 def test_after_one_batch_evaluation_does_what_training_did():
     minnl.manual_seed(0)
     model = models.build("nl_c2d_r18_1", width=8, classes=3, frames=8, size=32, dropout=0.0).to(dtype=np.float64)
-    for _, m in model.modules():
+    for m in model.modules():
         if isinstance(m, nn.BatchNorm3d):
             m.weight.data[...] = 1  # those that start at 0 hide what is before them
     x = RNG.normal(size=(2, 8, 32, 32, 3))

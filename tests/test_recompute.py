@@ -386,7 +386,7 @@ def test_names_and_checkpoints_are_those_of_the_module(tmp_path):
     model.res3.res1 = nn.Recompute(model.res3.res1)
     assert list(model.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()]
-    assert [path for path, _ in model.modules()] == [path for path, _ in plain.modules()]
+    assert [path for path, _ in model.named_modules()] == [path for path, _ in plain.named_modules()]
     train(plain)
     checkpoint.save(tmp_path / "x.safetensors", plain.state_dict(), {})
     model.load_state_dict(checkpoint.load(tmp_path / "x.safetensors")[0])

@@ -183,7 +183,7 @@ def test_what_cannot_be_frozen_is_named():
     model.res4.nonlocal0.norm.weight.data[...] = 0
     with pytest.raises(ValueError, match=r"gamma of res4\.nonlocal0\.norm is 0 and would stay so"):
         transfer.freeze_norms(model)
-    assert not any(m.frozen for _, m in model.modules() if isinstance(m, nn.BatchNorm3d))
+    assert not any(m.frozen for m in model.modules() if isinstance(m, nn.BatchNorm3d))
 
 
 @pytest.mark.parametrize("mode", nn.MODES)

@@ -74,7 +74,7 @@ def trained(name, dtype=np.float64, seed=0, **changes):
 
 def learn_statistics(model, rng):
     """Running statistics near those of the clips, and not the same."""
-    norms = [m for _, m in model.modules() if isinstance(m, nn.BatchNorm3d)]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
     for norm in norms:
         norm.momentum = 1.0
     with minnl.no_grad():

@@ -199,7 +199,7 @@ def test_where_things_stand(name):
     with nn.init.skipped():
         model = models.build(name, width=1, classes=2)
     depth = model.config.depth
-    found = [path for path, m in model.modules() if isinstance(m, nn.NonLocalBlock)]
+    found = [path for path, m in model.named_modules() if isinstance(m, nn.NonLocalBlock)]
     number = {"": 0, "1": 1, "5": 5, "10": 10}[name.split("_")[3] if name.startswith("nl_") else ""]
     res4 = {1: [UNITS[depth] - 2], 5: [1, 3, 5], 10: range(6), 0: []}[number]
     if depth == 101:
@@ -207,7 +207,7 @@ def test_where_things_stand(name):
     res3 = {5: [1, 3], 10: range(4)}.get(number, [])
     assert found == [f"res3.nonlocal{i}" for i in res3] + [f"res4.nonlocal{i}" for i in res4]
     assert len(found) == number
-    taps = {path for path, m in model.modules() if isinstance(m, nn.Conv3d) and m.weight.shape[0] == 3}
+    taps = {path for path, m in model.named_modules() if isinstance(m, nn.Conv3d) and m.weight.shape[0] == 3}
     if "c2d" in name:
         assert not taps and model.conv1.conv.weight.shape[0] == 1
     elif depth == 101:
@@ -225,7 +225,7 @@ def test_fresh_blocks_change_nothing():
     options = {"width": 4, "classes": 5, "frames": 16, "size": 48, "dropout": 0.0}
     minnl.manual_seed(0)
     base = models.build("i3d_r50", **options)
-    for m in (m for path, m in base.modules() if path.endswith("branch.c.norm")):
+    for m in (m for path, m in base.named_modules() if path.endswith("branch.c.norm")):
         m.weight.data[...] = 1
     for name in ("nl_i3d_r50_5", "nl_i3d_r50_10"):
         network = models.build(name, **options)

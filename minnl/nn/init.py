@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 
 import numpy as np
 
 from minnl import random
 
-drawing = True
+
+class _State(threading.local):
+    drawing = True
+
+
+_state = _State()
 
 
 @contextlib.contextmanager
 def skipped():
-    """Context in which weights start as 0 and nothing is drawn: for networks that get theirs from a file, or are only
-    looked at. Zeros that nobody touches take neither time nor memory.
+    """Context in which weights made by this thread start as 0 and nothing is drawn: for networks that get theirs from a
+    file, or are only looked at. Zeros that nobody touches take neither time nor memory.
     """
-    global drawing
-    before, drawing = drawing, False
+    before, _state.drawing = _state.drawing, False
     try:
         yield
     finally:
-        drawing = before
+        _state.drawing = before
 
 
 def normal(shape, std):
     """N(0, std^2). The released non-local blocks use std 0.01, and so does their classifier."""
-    if not drawing:
+    if not _state.drawing:
         return np.zeros(shape, np.float32)
     return random.generator().standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
 def uniform(shape, bound):
     """Uniform in [-bound, bound]."""
-    if not drawing:
+    if not _state.drawing:
         return np.zeros(shape, np.float32)
     return random.generator().random(shape, dtype=np.float32) * np.float32(2 * bound) - np.float32(bound)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from minnl import functional as F
 from minnl import windows
-from minnl.checks import count, number
+from minnl.checks import choice, count, number
 from minnl.nn import init
 from minnl.nn.module import Module, Parameter
 from minnl.ops.dropout import probability
@@ -30,6 +30,7 @@ class Conv3d(Module):
         self.padding, self.groups = padding, groups
         shape = (*kernel, in_channels // groups, out_channels)
         self.weight = Parameter(init.he_normal(shape, init.conv_fans(shape, groups)[1]))
+        bias = choice("Conv3d", "bias", bias, (True, False, None))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
     def forward(self, x):
@@ -52,7 +53,8 @@ class BatchNorm3d(Module):
         channels = count("BatchNorm3d", "channels", channels)
         self.eps = number("BatchNorm3d", "eps", eps, 0)
         self.momentum = number("BatchNorm3d", "momentum", momentum, 0, 1)
-        self.frozen = bool(frozen)
+        self.frozen = bool(choice("BatchNorm3d", "frozen", frozen, (True, False)))
+        gamma = number("BatchNorm3d", "gamma", gamma, 0)
         self.weight = Parameter(np.full(channels, gamma, np.float32), requires_grad=not frozen, decay=False)
         self.bias = Parameter(np.zeros(channels, np.float32), requires_grad=not frozen, decay=False)
         self.buffer("running_mean", np.zeros(channels, np.float32))
@@ -93,6 +95,7 @@ class Linear(Module):
         in_features = count("Linear", "in_features", in_features)
         out_features = count("Linear", "out_features", out_features)
         self.weight = Parameter(init.normal((in_features, out_features), number("Linear", "std", std, 0)))
+        bias = choice("Linear", "bias", bias, (True, False, None))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
     def forward(self, x):
@@ -171,7 +174,8 @@ class Dropout(Module):
 
     def __init__(self, p=0.5, channels=False):
         super().__init__()
-        self.p, self.channels = probability("Dropout", p), bool(channels)
+        self.p = probability("Dropout", p)
+        self.channels = bool(choice("Dropout", "channels", channels, (True, False)))
 
     def forward(self, x):
         return F.dropout(x, self.p, self.training, self.channels)

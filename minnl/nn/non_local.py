@@ -55,6 +55,7 @@ class NonLocalBlock(Module):
         if axes == "time" and subsample is not None:
             raise ValueError(f'{name}: axes="time" compares pixels with themselves; spatial {subsample=} must be None')
         choice(name, "norm", norm, ("batch", None))
+        choice(name, "scale", scale, (True, False))
         self.scale = inner**-0.5 if scale and mode == "embedded" else None
         std = None if std is None else number(name, "std", std, 0)
         if mode != "gaussian":

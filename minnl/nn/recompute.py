@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import threading
 
 from minnl import backend, debugging, engine, random
 from minnl.engine import Op, Tensor
-from minnl.nn.module import Module, keeping_modes
+from minnl.nn import modes
+from minnl.nn.module import TABLES, Module
 
 
 class Recompute(Module):
@@ -46,14 +48,35 @@ class Recompute(Module):
         if not isinstance(module, Module):
             raise TypeError(f"Recompute: module is {type(module).__name__}, a Module expected")
         super().__init__()
-        self._parameters, self._buffers, self._modules = module._parameters, module._buffers, module._modules
-        object.__setattr__(self, "module", module)  # not as a part, which would lengthen every name
+        tables = {table: module.__dict__[table] for table in TABLES}
+        self.__dict__.update(tables, module=module)  # not as a part, which would lengthen every name
 
-    training = property(lambda self: self.module.training, lambda self, mode: setattr(self.module, "training", mode))
+    training = property(lambda self: self.module.training)
 
-    def modules(self, prefix=""):
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+    def __setattr__(self, name, value):
+        if name == "module":
+            raise AttributeError("Recompute: the module stays; make a new Recompute for another one")
+        setattr(self.module, name, value)
+
+    def __delattr__(self, name):
+        delattr(self.module, name)
+
+    def __reduce__(self):  # for deep copies and pickles: the tables stay the module's own
+        return Recompute, (self.module,)
+
+    def __copy__(self):
+        return Recompute(copy.copy(self.module))
+
+    def _walk(self, prefix, look=True):
         """(path, module) of the module and all below, as if it stood here alone."""
-        yield from self.module.modules(prefix)
+        yield from self.module._walk(prefix, look)
+
+    def train(self, mode=True):
+        self.module.train(mode)
+        return self
 
     def forward(self, *inputs, **options):
         tensors = [x for x in (*inputs, *options.values()) if isinstance(x, Tensor)]
@@ -80,7 +103,7 @@ class TwoRuns(Op):
         given = [None if isinstance(x, Tensor) else (x,) for x in (*inputs, *options.values())]  # not their graphs too
         self.given, self.options, self.inputs = given, tuple(options), given.count(None)
         self.parameters = module.parameters()
-        self.modes = [(part, part.training) for _, part in module.modules()]
+        self.modes = [(part, part.training) for part in module.modules()]
         self.buffers = [(part, name) for part, _ in self.modes for name in part._buffers]
         self.chance, self.called_from = random.get_state(), debugging.modules()
         named = [*module.named_parameters(), *module.named_buffers()]
@@ -138,10 +161,10 @@ class TwoRuns(Op):
         """Context in which the module is as the first run found it; after it, as this found it."""
         tensors = [(p, p.data, p.requires_grad) for p in self.parameters]
         buffers = [(part, name, part._buffers[name]) for part, name in self.buffers]
-        with keeping_modes(self.module), debugging.at(self.called_from), random.replay(self.chance):
+        with modes.keeping_modes(self.module), debugging.at(self.called_from), random.replay(self.chance):
             try:
                 for part, mode in self.modes:
-                    part.training = mode
+                    modes.switch(part, mode)
                 for p, array, need in zip(self.parameters, kept, self.needs[self.inputs :], strict=False):
                     p.data, p.requires_grad = array, need
                 for (part, name), array in zip(self.buffers, kept[len(self.parameters) :], strict=True):

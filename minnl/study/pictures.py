@@ -60,7 +60,7 @@ def curves(folder):
 
 def block_input(model, clip):
     """The first non-local block of a model and what comes into it for a clip (T, H, W, C); None if there is none."""
-    block = next((m for _, m in model.modules() if isinstance(m, NonLocalBlock)), None)
+    block = next((m for m in model.modules() if isinstance(m, NonLocalBlock)), None)
     if block is None:
         return None
     seen = []

@@ -1,0 +1,116 @@
+"""Modules that hold modules: by number, by name, and in a row. Python's own lists and dicts would hide them."""
+
+from __future__ import annotations
+
+from minnl.nn.module import Module
+
+
+def _module(where, name, module):
+    """`module`, if it is one."""
+    if isinstance(module, Module):
+        return module
+    what, instead = f"{type(module).__name__}, a Module expected", ""
+    if isinstance(module, type) and issubclass(module, Module):
+        what, instead = f"the class {module.__name__}", f"; write {module.__name__}(...)"
+    elif isinstance(module, (list, tuple, dict)) and where == "Sequential":
+        instead = f"; write Sequential({'*' * (1 + isinstance(module, dict))}modules)"
+    raise TypeError(f"{where}: {name} is {what}{instead}")
+
+
+class ModuleList(Module):
+    """Modules by number, named "0", "1", …; whoever holds the list calls them.
+
+    It has append, extend, len, iteration, `[i]` to get (also a slice, as a plain list) and to replace.
+    """
+
+    def __init__(self, modules=()):
+        super().__init__()
+        self.extend(modules)
+
+    def append(self, module):
+        """Add one at the end."""
+        name = str(len(self))
+        if name in self._modules:
+            raise ValueError(f"{type(self).__name__}: there is a module {name!r} already, at another place")
+        setattr(self, name, _module(type(self).__name__, name, module))
+        return self
+
+    def extend(self, modules):
+        """Add several at the end: all of them, or after an error none."""
+        if isinstance(modules, (Module, dict)) and not isinstance(modules, ModuleList):
+            raise TypeError(f"{type(self).__name__}: modules is {type(modules).__name__}, a list of modules expected")
+        modules = [_module(type(self).__name__, len(self) + i, module) for i, module in enumerate(modules)]
+        for module in modules:
+            self.append(module)
+        return self
+
+    def __iter__(self):
+        return iter(self._modules.values())
+
+    def __len__(self):
+        return len(self._modules)
+
+    def __getitem__(self, i):
+        return list(self)[i]
+
+    def __setitem__(self, i, module):
+        setattr(self, list(self._modules)[i], _module(type(self).__name__, i, module))
+
+
+class ModuleDict(Module):
+    """Modules by name, from a dict; whoever holds it calls them.
+
+    It has `[name]` to get, to set and to delete, len, `in`, iteration over names, keys, values and items.
+    """
+
+    def __init__(self, modules=()):
+        super().__init__()
+        for name, module in dict(modules).items():
+            self[name] = module
+
+    def __getitem__(self, name):
+        return self._modules[name]
+
+    def __setitem__(self, name, module):
+        if not isinstance(name, str):
+            raise TypeError(f"{type(self).__name__}: names are str, got {name!r:.80}")
+        setattr(self, name, _module(type(self).__name__, name, module))
+
+    def __delitem__(self, name):
+        del self._modules[name]
+
+    def __contains__(self, name):
+        return name in self._modules
+
+    def __iter__(self):
+        return iter(self._modules)
+
+    def __len__(self):
+        return len(self._modules)
+
+    def keys(self):
+        return self._modules.keys()
+
+    def values(self):
+        return self._modules.values()
+
+    def items(self):
+        return self._modules.items()
+
+
+class Sequential(ModuleList):
+    """Modules called one after another; named "0", "1", … or by keyword: ``Sequential(conv=…, norm=…)``.
+
+    What it is given beside x goes to the last one, beside what that one is given. Otherwise a ModuleList.
+    """
+
+    def __init__(self, *modules, **named):
+        super().__init__(modules)
+        for name, module in named.items():
+            setattr(self, name, _module("Sequential", name, module))
+
+    def forward(self, x, *others):
+        modules = list(self)
+        for module in modules[:-1]:
+            x = module(x)
+        return modules[-1](x, *others) if modules else x
