@@ -6,6 +6,7 @@ Nothing is read or compiled, and CuPy is not imported, before an op first runs o
 from minnl.kernels import register
 from minnl.kernels.cuda.conv import GpuConv3d
 from minnl.kernels.cuda.dropout import GpuDropout
+from minnl.kernels.cuda.index import GpuIndex
 from minnl.kernels.cuda.non_local import BlockedSoftmax
 from minnl.kernels.cuda.non_local_concat import ConcatByLine
 from minnl.kernels.cuda.non_local_dot import GpuDotOfPairs, GpuDotOfSums
@@ -19,6 +20,7 @@ register("Conv3d", GpuConv3d)
 register("BatchNorm", FusedBatchNorm)
 register("FrozenBatchNorm", FusedFrozenBatchNorm)
 register("Dropout", GpuDropout)
+register("Index", GpuIndex)
 register("Affine", GpuAffine)
 register("ReLU", GpuReLU)
 register("Sigmoid", GpuSigmoid)
