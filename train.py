@@ -217,6 +217,8 @@ def plan(args, model, shape):
     room = args.memory * 1e9 if args.memory else minnl.backend.memory_of(model.parameters()[0].device)
     kept = len(recipes.optimizer(model.parameters(), vars(args)).slots)
     print(bill.table(bill.plan(model, (args.batch_size, *shape), kept), room))
+    if room is None:
+        print("how much memory there is, this system does not tell; with --memory GB the bill says how many clips fit")
     return 0
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from minnl import checks
 
-WHEELS = ("cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "cupy")
+WHEELS = ("cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "cupy")
+OLDEST = 14  # CuPy 13 cannot pass a struct to a kernel
 INSTALL = 'pip install "cupy-cuda12x[ctk]>=14" (CUDA 12 driver) or pip install "cupy-cuda13x[ctk]>=14" (CUDA 13 driver)'
 
 
@@ -81,7 +82,7 @@ def installed_cupy():
 
 @functools.cache
 def load_cupy():
-    """Import CuPy once; RuntimeError with the pip line that mends it if that is not possible."""
+    """Import CuPy once; RuntimeError with the pip line that mends it if that is not possible, or CuPy is too old."""
     wheels = installed_cupy()
     if len(wheels) > 1:
         raise RuntimeError(
@@ -89,9 +90,21 @@ def load_cupy():
             f"pip uninstall -y {' '.join(wheels)}, then {INSTALL}"
         )
     try:
-        return importlib.import_module("cupy")
+        cupy = importlib.import_module("cupy")
     except ImportError as error:
         raise RuntimeError(f"device: CuPy cannot be imported ({error}); {INSTALL}") from error
+    if int(cupy.__version__.partition(".")[0]) < OLDEST:
+        raise RuntimeError(
+            f"device: CuPy {cupy.__version__} is too old, minnl needs {OLDEST} or newer; "
+            f"pip uninstall -y {' '.join(wheels) or 'cupy'}, then {INSTALL}, and start Python anew"
+        )
+    return cupy
+
+
+def tf32():
+    """Whether float32 products on a GPU keep only 10 bits: CuPy reads CUPY_TF32 once, when first asked, as here."""
+    core = load_cupy()._core
+    return core.get_compute_type(np.dtype(np.float32)) == core._routines_linalg.COMPUTE_TYPE_TF32
 
 
 def is_gpu_array(array):
@@ -167,8 +180,10 @@ def assign(array, value):
 
 
 def memory_of(target):
-    """Bytes of memory that a device has, free or not."""
+    """Bytes of memory that a device has, free or not; None where the system does not tell (Windows, of its own)."""
     if target.kind == "cpu":
+        if not hasattr(os, "sysconf"):
+            return None
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with on(target):
         return load_cupy().cuda.Device().mem_info[1]

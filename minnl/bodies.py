@@ -19,6 +19,7 @@ from minnl.kernels.cpu.norm import BlockedBatchNorm, BlockedFrozenBatchNorm
 from minnl.kernels.cpu.products import SmallMatMul, ThreadedLinear
 from minnl.kernels.cuda.conv import GpuConv3d
 from minnl.kernels.cuda.dropout import GpuDropout
+from minnl.kernels.cuda.index import GpuIndex
 from minnl.kernels.cuda.non_local import BlockedSoftmax
 from minnl.kernels.cuda.non_local_concat import ConcatByLine
 from minnl.kernels.cuda.non_local_dot import GpuDotOfPairs, GpuDotOfSums
@@ -27,7 +28,20 @@ from minnl.kernels.cuda.optim import OneLaunchAdamW, OneLaunchSGD
 from minnl.kernels.cuda.pointwise import GpuAffine, GpuReLU, GpuSigmoid, GpuTanh
 from minnl.kernels.cuda.pool import GpuAdaptiveAvgPool, GpuAdaptiveMaxPool, GpuAvgPool, GpuMaxPool
 from minnl.kernels.cuda.softmax import GpuCrossEntropy, OneLaunchLogSoftmax, OneLaunchSoftmax
-from minnl.ops import adaptive_pool, conv, dropout, linear, loss, non_local, norm, pointwise, pool, reduce, softmax
+from minnl.ops import (
+    adaptive_pool,
+    conv,
+    dropout,
+    linear,
+    loss,
+    non_local,
+    norm,
+    pointwise,
+    pool,
+    reduce,
+    shape,
+    softmax,
+)
 
 register(engine.Accumulation, ThreadedSum)
 register(adaptive_pool.AdaptiveAvgPool3d, GlobalAveragePool, GpuAdaptiveAvgPool)
@@ -49,6 +63,7 @@ register(pointwise.Tanh, GpuTanh)
 register(pool.AvgPool3d, BlockedAvgPool, GpuAvgPool)
 register(pool.MaxPool3d, BlockedMaxPool, GpuMaxPool)
 register(reduce.Mean, MeanOverPositions)
+register(shape.Index, GpuIndex)
 register(softmax.LogSoftmax, OneLaunchLogSoftmax)
 register(softmax.Softmax, OneLaunchSoftmax)
 register(optim.AdamW, BlockedAdamW, OneLaunchAdamW)

@@ -1,6 +1,8 @@
 """Floor 0: naming devices, moving arrays, refusing mixtures, and a CuPy that is absent, broken or there twice."""
 
 import importlib.metadata
+import os
+import re
 import subprocess
 import sys
 
@@ -85,6 +87,25 @@ def test_cupy_missing(no_cupy):
 def test_cupy_without_a_gpu():
     with strict_cupy.installed(gpus=0), pytest.raises(RuntimeError, match="finds no GPU.*python -m minnl doctor"):
         minnl.device("gpu")
+
+
+@pytest.mark.parametrize(("version", "old"), [("12.3.0", 1), ("13.6.0", 1), ("14.0.0rc1", 0), ("15.1", 0)])
+def test_a_cupy_that_is_too_old(version, old):
+    """Its first convolution would fail with "Unsupported type numpy.void"."""
+    with strict_cupy.installed() as cupy:
+        cupy.__version__ = version
+        if not old:
+            assert str(minnl.device("gpu")) == "gpu:0"
+            return
+        mend = '14 or newer; pip uninstall -y cupy-cuda13x, then pip install "cupy-cuda12x[ctk]>=14" (CUDA 12 driver)'
+        with pytest.raises(RuntimeError, match=re.escape(f"CuPy {version} is too old, minnl needs {mend}")):
+            minnl.device("gpu")
+
+
+def test_memory_that_the_system_does_not_tell(monkeypatch):
+    assert backend.memory_of(backend.CPU) > 1e8
+    monkeypatch.delattr(os, "sysconf")
+    assert backend.memory_of(backend.CPU) is None
 
 
 def test_two_cupy_wheels(monkeypatch):

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 import tracemalloc
 from unittest import mock
 
@@ -10,6 +11,7 @@ import pytest
 
 import minnl
 import models
+import train
 from minnl import Tensor, engine, kernels, nn, optim, random
 from minnl import functional as F
 from minnl.kernels import memory
@@ -248,6 +250,17 @@ def test_the_table():
     assert f"parameters {plan.parameters:,}" in lines[-3] and bill.size(plan.peak) in lines[-2]
     assert lines[-1] == f"largest batch for 2.0 GB: {plan.largest_batch(2e9)} clips in training"
     assert "largest batch" not in bill.table(plan)
+
+
+def test_a_system_that_does_not_tell_its_memory(monkeypatch, capsys):
+    """As Windows: the plan is printed, and says what it does not know."""
+    monkeypatch.delattr(os, "sysconf")
+    assert train.main(["--plan"]) == 0
+    out = capsys.readouterr().out
+    assert "kept for backward" in out and "largest batch" not in out
+    assert out.endswith("this system does not tell; with --memory GB the bill says how many clips fit\n")
+    assert train.main(["--plan", "--memory", "2"]) == 0
+    assert "largest batch for 2.0 GB" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

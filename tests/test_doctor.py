@@ -67,7 +67,7 @@ def test_what_is_wrong_and_what_mends_it(machine, capsys, wheels, cuda, what, me
     (problem,) = doctor.diagnose(wheels, cuda)
     assert what in problem.what
     assert mend in problem.mend
-    assert doctor.main() == 0, "the CPU part is fine"
+    assert doctor.main() == 2, "the CPU part is fine"
     out = capsys.readouterr().out
     assert f"wrong: {problem.what}\n mend: {problem.mend}" in out
 
@@ -104,10 +104,10 @@ def test_no_gpu_to_be_seen(machine, capsys, monkeypatch):
 def test_a_cupy_that_cannot_compute(machine, capsys):
     machine(["cupy-cuda13x"], (13, 0))
     with strict_cupy.installed() as cupy:
-        cupy.arange = lambda n: 1 / 0
-        assert doctor.main() == 0
+        cupy.sqrt = lambda x: 1 / 0
+        assert doctor.main() == 2
     out = capsys.readouterr().out
-    assert "cannot compute on it: division by zero" in out
+    assert "CuPy finds gpu:0 but cannot compute on it: division by zero" in out
     assert 'mend: pip uninstall -y cupy-cuda13x && pip install "cupy-cuda13x[ctk]>=14"' in out
 
 
@@ -117,7 +117,7 @@ def test_a_cupy_that_cannot_load(machine, capsys, monkeypatch):
 
     machine(["cupy-cuda13x"], (13, 0))
     monkeypatch.setattr(backend, "load_cupy", broken)
-    assert doctor.main() == 0
+    assert doctor.main() == 2
     assert "libnvrtc.so.13 not found" in capsys.readouterr().out
 
 
@@ -139,7 +139,7 @@ def test_the_doctor_does_not_die(machine, capsys, monkeypatch):
 
     monkeypatch.setattr(doctor.threadpoolctl, "threadpool_info", dies)
     monkeypatch.setattr(doctor, "cuda_of_driver", dies)
-    assert doctor.main() == 0
+    assert doctor.main() == 2
     out = capsys.readouterr().out
     assert out.count("OSError('no such thing')") == 2
     assert "NumPy" in out
@@ -175,11 +175,39 @@ def test_a_driver_that_only_cupy_finds(machine, capsys, monkeypatch):
 
 def test_a_gpu_that_computes_wrong(machine, capsys):
     machine(["cupy-cuda13x"], (13, 0))
+    with strict_cupy.installed(gpus=2) as cupy:
+        right = cupy.sqrt
+        cupy.sqrt = lambda x: right(x) + x.device.id  # the second one only
+        assert doctor.main() == 2
+    out = capsys.readouterr().out
+    assert "wrong: gpu:1 computes wrong: a batch norm\n" in out and "gpu:0 computes" not in out
+
+
+def test_each_gpu_is_tried_with_all_that_has_kernels(machine, monkeypatch):
+    """A convolution, a norm and a gather, forward and backward, and the first GPU's work is not that of the second."""
+    calls = []
+
+    def right(fn, device):
+        calls.append((fn, device))
+        return True
+
+    machine(["cupy-cuda13x"], (13, 0))
+    monkeypatch.setattr(doctor, "_right", right)
+    with strict_cupy.installed(gpus=2):
+        assert doctor.main() == 0
+    assert calls == [(fn, device) for device in ("gpu:0", "gpu:1") for fn in doctor.TRIED.values()]
+    assert list(doctor.TRIED) == ["a convolution", "a batch norm", "a gather"]
+
+
+def test_a_cupy_that_is_too_old(machine, capsys):
+    """CuPy 13, as Colab and Kaggle have it, computes much, but not with kernels that take structs."""
+    machine(["cupy-cuda13x"], (13, 0))
     with strict_cupy.installed() as cupy:
-        right = cupy.arange
-        cupy.arange = lambda n: right(n) + 1
-        doctor.main()
-    assert "wrong: the GPU computes wrong" in capsys.readouterr().out
+        cupy.__version__ = "13.6.0"
+        assert doctor.main() == 2
+    out = capsys.readouterr().out
+    assert "CuPy 13.6.0 is too old, minnl needs 14 or newer" in out
+    assert 'mend: pip uninstall -y cupy-cuda13x && pip install "cupy-cuda13x[ctk]>=14"' in out
 
 
 def test_nvidia_smi_says_the_version_of_the_driver(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from minnl.kernels.cuda.column_sums import SUMS
 from minnl.kernels.cuda.conv_columns import GATHER
 from minnl.kernels.cuda.conv_direct import DIRECT
 from minnl.kernels.cuda.dropout import DROPOUT
+from minnl.kernels.cuda.index import INDEX
 from minnl.kernels.cuda.non_local import NON_LOCAL
 from minnl.kernels.cuda.non_local_concat import CONCAT
 from minnl.kernels.cuda.norm import NORM
@@ -52,6 +53,8 @@ MISTAKES = [
     (DROPOUT, "dropout.cu", "dropout", "channels + c]) * T(scale)", "channels + c])"),
     (POINTWISE, "pointwise.cu", "affine", "* s + b;", "* s;"),
     (POINTWISE, "pointwise.cu", "affine", "s = scale[c], b = shift[c];", "s = scale[0], b = shift[c];"),
+    (INDEX, "index.cu", "index", "low = middle + 1;", "low = middle + 2;"),
+    (INDEX, "index.cu", "index", "sum += gy[", "sum = gy["),
     (POINTWISE, "pointwise.cu", "relu", "y[i] <= 0 ?", "y[i] < 0 ?"),
     (POINTWISE, "pointwise.cu", "sigmoid", "exp(-fabs(x[i]))", "exp(x[i])"),
     (POINTWISE, "pointwise.cu", "sigmoid", "x[i] >= 0 ? T(1) : e", "T(1)"),

@@ -257,9 +257,16 @@ class TestProducts:
         with pytest.raises(ValueError, match="must lie by rows"):
             gemm.multiply(x, x, x.copy().swapaxes(1, 2))
 
-    def test_tf32_is_used_where_it_is_asked_for(self, monkeypatch):
-        cublas = backend.load_cupy().cuda.cublas
-        for asked, float32 in (("0", cublas.CUBLAS_COMPUTE_32F), ("1", cublas.CUBLAS_COMPUTE_32F_FAST_TF32)):
-            monkeypatch.setenv("CUPY_TF32", asked)
+    def test_tf32_is_used_where_cupy_uses_it(self, monkeypatch):
+        """CuPy reads CUPY_TF32 once; a change after that is one for neither."""
+        cublas, core = backend.load_cupy().cuda.cublas, backend.load_cupy()._core
+        kinds, before = core._routines_linalg, core.get_compute_type(np.dtype("float32"))
+        for kind, late, float32 in (
+            (kinds.COMPUTE_TYPE_TF32, "0", cublas.CUBLAS_COMPUTE_32F_FAST_TF32),
+            (kinds.COMPUTE_TYPE_DEFAULT, "1", cublas.CUBLAS_COMPUTE_32F),
+        ):
+            core.set_compute_type(np.dtype("float32"), kind)
+            monkeypatch.setenv("CUPY_TF32", late)
             assert gemm._types(cublas, np.dtype("float32"))[1] == float32
             assert gemm._types(cublas, np.dtype("float64"))[1] == cublas.CUBLAS_COMPUTE_64F
+        core.set_compute_type(np.dtype("float32"), before)

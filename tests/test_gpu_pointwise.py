@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from minnl import Tensor, backend
 from minnl import functional as F
 from minnl.kernels.cuda.dropout import GpuDropout
+from minnl.kernels.cuda.index import GpuIndex
 from minnl.kernels.cuda.pointwise import GpuAffine, GpuReLU, GpuSigmoid, GpuTanh
 from minnl.ops.dropout import Dropout
 from tests.gpu import GPU, QUICK, TOLERANCE, agree, arrays, close, outcome, same_bits
@@ -96,3 +97,31 @@ def test_dropout_keeps_a_byte_an_element_or_channel():
     for channels, shape in ((False, (2, 3, 4)), (True, (2, 1, 4))):
         y = drop(0.5, channels, 1)(x)
         assert (y.op.stays.shape, y.op.stays.dtype) == (shape, bool)
+
+
+KEYS = {
+    "repeated": ((7, 5), (np.array([6, 1, 1, 1, 0]),)),
+    "negative": ((7, 5), (np.array([[-1, 6], [6, -7]]), slice(None, None, 2))),
+    "pairs": ((7, 5), (np.array([0, 6, 6]), np.array([4, 1, 1]))),
+    "apart": ((4, 3, 6), (np.array([1, 1]), slice(None), np.array([5, 5]))),
+    "one of all": ((5,), (np.zeros(3000, int),)),
+    "many": ((300, 40), (np.random.default_rng(0).integers(300, size=2000),)),
+    "none": ((5, 4), (np.zeros(0, int),)),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", KEYS)
+def test_indexing_adds_in_numpys_order(name, dtype):
+    """The same bits as NumPy's add.at, which adds use after use."""
+    shape, key = KEYS[name]
+    got, picked = outcome(lambda x: x[key], arrays(shape), dtype)
+    assert picked == [GpuIndex]
+    expected, _ = outcome(lambda x: x[key], arrays(shape), dtype, backend.CPU, "textbook")
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_slice_needs_no_kernel():
+    _, picked = outcome(lambda x: x[1:3, ::2], arrays((5, 4)))
+    assert picked == []

@@ -6,7 +6,7 @@ import collections
 
 import numpy as np
 
-from minnl import backend, contracts, debugging, engine
+from minnl import backend, contracts, debugging
 from minnl.checks import choice, clean
 from minnl.engine import Tensor
 from minnl.nn import modes

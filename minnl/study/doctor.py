@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -14,11 +15,18 @@ import numpy as np
 import threadpoolctl
 
 from minnl import backend, kernels
+from minnl import functional as F
+from minnl.engine import Tensor
 
 REQUIRED = {"tqdm": "progress bars", "matplotlib": "curves and pictures", "safetensors": "checkpoints"}
 OPTIONAL = {"av": "video files", "torch": "comparisons in the tests"}
 WHEELS = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}  # the CUDA that each was built for
 LIBCUDA = ("libcuda.so.1", "nvcuda.dll")  # the driver itself, on Linux and on Windows
+TRIED = {
+    "a convolution": lambda x, weight: F.conv3d(x, weight, padding=1),
+    "a batch norm": lambda x, weight: F.batch_norm(x, None, None, training=True, relu=True),
+    "a gather": lambda x, weight: x[[2, 0, 2]],
+}
 
 
 @dataclass(frozen=True)
@@ -31,14 +39,15 @@ class Problem:
 
 
 def main():
-    """Print the report; the exit status is 0 if everything works on the CPU, else 1."""
-    problems = []
+    """Print the report; the exit status is 1 if the CPU part is not in order, else 2 if the GPU's is not, else 0."""
+    problems, status = [], 0
     for section in (_minnl, _blas, _packages, _gpu):
         try:
             lines, found = section()
         except Exception as error:  # a doctor that dies of the disease is of no use
             lines, found = [], [Problem(f"{section.__name__.strip('_')}: {error!r}", "report this to minnl, please")]
         problems += found
+        status = 2 if found and section is _gpu else status
         for label, value in lines:
             print(f"{label:<12} {value}")
     print()
@@ -46,7 +55,7 @@ def main():
         print(f"wrong: {problem.what}\n mend: {problem.mend}")
     if not problems:
         print("nothing is wrong")
-    return int(any(p.cpu for p in problems))
+    return 1 if any(p.cpu for p in problems) else status
 
 
 def _minnl():
@@ -144,7 +153,7 @@ def diagnose(wheels, cuda):
 
 
 def _devices(mend):
-    """The GPUs as CuPy sees them, and whether the first one computes; `mend` is the line if CuPy does not work."""
+    """The GPUs as CuPy sees them, and whether each computes; `mend` is the line if CuPy does not work."""
     try:
         cupy = backend.load_cupy()
     except RuntimeError as error:
@@ -154,17 +163,38 @@ def _devices(mend):
         if hidden is not None:
             return [], [Problem(f"CUDA_VISIBLE_DEVICES={hidden!r} hides the GPUs", "unset CUDA_VISIBLE_DEVICES")]
         return [], [Problem("CuPy finds no GPU", "see that nvidia-smi lists one")]
-    lines = []
+    lines, problems = [], []
     for i in range(cupy.cuda.runtime.getDeviceCount()):
         name = cupy.cuda.runtime.getDeviceProperties(i)["name"].decode()
         free, total = cupy.cuda.Device(i).mem_info
         lines.append((f"gpu:{i}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"))
-    try:
-        x = cupy.arange(6).astype("float32").reshape(2, 3)
-        right = float((x @ x.T).sum()) == 83  # [[5, 14], [14, 50]]
-    except Exception as error:  # CuPy compiles, and loads cuBLAS, at first use: here missing parts of CUDA show
-        return lines, [Problem(f"CuPy finds a GPU but cannot compute on it: {error}", mend)]
-    return lines, [] if right else [Problem("the GPU computes wrong", "look at its memory errors: nvidia-smi -q")]
+        try:
+            wrong = [what for what, fn in TRIED.items() if not _right(fn, f"gpu:{i}")]
+        except Exception as error:  # CuPy compiles, and loads cuBLAS, at first use: here missing parts of CUDA show
+            problems.append(Problem(f"CuPy finds gpu:{i} but cannot compute on it: {error}", mend))
+            continue
+        if wrong:
+            what = f"gpu:{i} computes wrong: {', '.join(wrong)}"
+            problems.append(Problem(what, "look at its memory errors: nvidia-smi -q"))
+    return lines, problems
+
+
+def _right(fn, device):
+    """Whether fn(x, weight) and its gradients are on a device what they are in the textbook on the CPU."""
+
+    def outcome(device):
+        shapes = (3, 2, 5, 6, 4), (3, 3, 3, 4, 8)
+        arrays = (np.sin(np.arange(math.prod(shape), dtype=np.float32)).reshape(shape) for shape in shapes)
+        leaves = [Tensor(array, requires_grad=True, device=device) for array in arrays]
+        y = fn(*leaves)
+        y.backward(y.data)
+        return [backend.to_host(array) for array in (y.data, *(x.grad for x in leaves)) if array is not None]
+
+    got = outcome(device)
+    with kernels.use_kernels("textbook"):
+        expected = outcome("cpu")
+    close = (np.allclose(a, b, rtol=0, atol=1e-2 * np.abs(b).max()) for a, b in zip(got, expected, strict=True))
+    return all(close)  # within what TF32 leaves
 
 
 def cuda_of_driver():

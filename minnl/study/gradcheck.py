@@ -13,7 +13,6 @@ element, or two that changed places, shows as surely as a wrong sign of all.
 from __future__ import annotations
 
 import inspect
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -271,6 +270,6 @@ def _arrays(inputs):
     for i, a in enumerate(arrays):
         if not np.isfinite(backend.to_host(a)).all():
             raise ValueError(f"gradcheck: inputs[{i}] holds NaN or infinity, where nothing has a slope")
-    if xp is not np and os.environ.get("CUPY_TF32", "0") not in ("", "0"):
-        raise ValueError("gradcheck: CUPY_TF32 is set, and TF32 is too coarse to check by; unset it and start anew")
+    if xp is not np and backend.tf32():
+        raise ValueError("gradcheck: CuPy has TF32 on, which is too coarse to check by; unset CUPY_TF32 and start anew")
     return [backend.copied(a) for a in arrays]

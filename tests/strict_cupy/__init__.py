@@ -21,6 +21,8 @@ axis. There are no kernels of one's own (RawKernel, ElementwiseKernel, fuse): a 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import sys
 import types
 from unittest import mock
@@ -233,6 +235,10 @@ def _make_module():
     for thing in (array, asarray, asnumpy, empty, empty_like, get_array_module, ndarray, take, take_along_axis):
         setattr(cupy, thing.__name__, thing)
     cupy.get_default_memory_pool = MemoryPool
+    cupy._core = types.SimpleNamespace(
+        get_compute_type=functools.cache(lambda dtype: 7 if os.environ.get("CUPY_TF32") == "1" else 1),  # read once
+        _routines_linalg=types.SimpleNamespace(COMPUTE_TYPE_TF32=7),
+    )
     cupy.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
     cupy.cuda = types.SimpleNamespace(
         Device=Device,

@@ -5,8 +5,6 @@ CuPy's matmul copies an operand of a batch that does not lie row behind row, and
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from minnl import backend
@@ -18,7 +16,7 @@ def multiply(a, b, out, factor=1.0, add=False):
     """out = factor * a @ b, or out += factor * a @ b; returns out.
 
     a (B, M, K), b (B, K, N) and out (B, M, N) are CuPy arrays of one float type. Along one of their last two axes
-    numbers lie next to each other; in out along the last. CUPY_TF32=1 holds here too.
+    numbers lie next to each other; in out along the last. They use TF32 if CuPy does.
     """
     cuda = backend.load_cupy().cuda
     cublas, handle = cuda.cublas, cuda.device.get_cublas_handle()
@@ -42,8 +40,7 @@ def _types(cublas, dtype):
     runtime = backend.load_cupy().cuda.runtime
     if dtype == "float64":
         return runtime.CUDA_R_64F, cublas.CUBLAS_COMPUTE_64F
-    coarse = os.environ.get("CUPY_TF32") == "1"
-    return runtime.CUDA_R_32F, cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if coarse else cublas.CUBLAS_COMPUTE_32F
+    return runtime.CUDA_R_32F, cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if backend.tf32() else cublas.CUBLAS_COMPUTE_32F
 
 
 def _layout(x):
