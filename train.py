@@ -134,7 +134,10 @@ def evaluate_checkpoint(args):
 def predict(args):
     model, config = load(checkpoint_path(args.checkpoint, "best"), args.device)
     if config["data"] is None and config["channels"] != 3:
-        raise ValueError("--predict: this network was trained on the built-in task, not on videos (train with --data)")
+        raise ValueError(
+            f"--predict: this network was trained on the built-in task or on other arrays of {config['channels']} "
+            "channels, not on videos (train with --data)"
+        )
     video = data.one_video(args.predict, config["classes"], **video_options(config))
     clips, crops = views.parse(args.views) if args.views else (1 if config["stride"] == "whole" else 10, 1)
     seen = data.Views(video, 0, clips, crops)

@@ -310,7 +310,7 @@ class Trainer:
     def resume(self, path):
         """Take over everything from a checkpoint; what the log says of later steps is dropped."""
         arrays, meta = checkpoint.load(path)
-        schema.check(path, "meta", meta, schema.RUN)
+        schema.check(f"{path}: meta", meta, schema.RUN)
         self.model.load_state_dict(part(arrays, "model/"))
         self.optimizer.load_state_dict(part(arrays, "optimizer/") | meta["optimizer"])
         self.step, self.epoch, self.best, self.sums = meta["step"], meta["epoch"], meta["best"], meta["sums"]

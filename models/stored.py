@@ -61,14 +61,14 @@ def configuration(path, arrays, meta):
     if not isinstance(config, dict) or "classes" not in config:
         raise ValueError(f"{path}: a checkpoint, but not one of train.py: it does not say which network it holds")
     config = recipes.RECIPES["adamw"] | {"recipe": "adamw"} | config  # a run from before there were recipes
-    check(path, "config", config, CONFIG)
+    check(f"{path}: config", config, CONFIG)
     if "network" in config:
         network(path, config["network"], {name: array.shape for name, array in part(arrays, "model/").items()})
     elif config["model"] in PRESETS:
         raise ValueError(f"{path}: config lacks 'network', which says what {config['model']} was built with")
     elif "options" not in config:
         asked = {key: OTHERS[key] for key in ("non_local", "place", "blocks", "subsample", "axes")}
-        check(path, "config", config, record(asked))
+        check(f"{path}: config", config, record(asked))
     if "network" in config and "short_side" not in config:  # imported
         config["short_side"] = list(recipes.jitter(config["size"]))
     return config
@@ -76,7 +76,7 @@ def configuration(path, arrays, meta):
 
 def network(path, found, shapes):
     """The Config that `found`, a dict of its fields, describes, if arrays of such shapes can belong to it."""
-    check(path, "the network", found, NETWORK)
+    check(f"{path}: the network", found, NETWORK)
     try:
         made = Config(**found)
     except ValueError as error:
