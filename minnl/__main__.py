@@ -34,7 +34,7 @@ def main(arguments=None):
     published.add_argument("--names", action="store_true", help="list every array")
     export = commands.add_parser("export", help="write a checkpoint with the names and the layout of others")
     export.add_argument("checkpoint", metavar="CHECKPOINT")
-    export.add_argument("--to", required=True, metavar="FILE", help="a safetensors file")
+    export.add_argument("--to", required=True, metavar="FILE", help="a safetensors file; for video-nonlocal-net a .pkl")
     export.add_argument("--format", required=True, help="slowfast, pytorchvideo, mmaction2 or video-nonlocal-net")
     _ablate(commands)
     given = parser.parse_args(arguments)

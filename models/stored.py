@@ -49,6 +49,8 @@ OTHERS = {
     "precise": whole(), "label_smoothing": real(0, 1),
 }  # fmt: skip
 CONFIG = record(NEEDED | OTHERS, optional=OTHERS)
+SHARED = {key: (NEEDED | OTHERS)[key] for key in ("mean", "deviation", "stride", "rgb")}
+INPUT = record(SHARED, optional=SHARED)  # of weights that may be no run's
 SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames")  # of FIELDS, what arrays show
 
 
