@@ -23,6 +23,7 @@ from pathlib import Path
 
 import minnl
 from minnl import checkpoint, data, recipes
+from minnl.checks import clean, listed, printable
 from minnl.data import views
 from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
 from minnl.study import bill, pictures
@@ -48,7 +49,9 @@ def main(argv=None):
     except (ValueError, TypeError, FloatingPointError, RuntimeError, OSError, ImportError, MemoryError) as error:
         if args.debug:
             raise
-        print(f"train.py: {str(error) or 'out of memory'}", file=sys.stderr)  # Python's MemoryError may say nothing
+        print(
+            f"train.py: {printable(str(error)) or 'out of memory'}", file=sys.stderr
+        )  # Python's MemoryError may say nothing
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped in the middle of a step; the last checkpoint stands", file=sys.stderr)
@@ -67,7 +70,8 @@ def train(args):
         folder = None
     train_set, test_set = datasets(config)
     if args.resume and list(train_set.classes) != config["classes"]:
-        raise ValueError(f"--resume: begun with classes {config['classes']}, the data has {list(train_set.classes)}")
+        was, now = listed(config["classes"]), listed(train_set.classes)
+        raise ValueError(f"--resume: begun with classes {was}, the data has {now}")
     config |= {"classes": list(train_set.classes), "channels": train_set.shape[-1]}
     if not args.resume:
         config |= published(config)
@@ -115,7 +119,8 @@ def evaluate_checkpoint(args):
     model, config = load(checkpoint_path(args.evaluate, "best"), args.device)
     _, test_set = datasets(config | ({"data": args.data} if args.data else {}), train=False)
     if list(test_set.classes) != config["classes"]:
-        raise ValueError(f"--evaluate: trained on classes {config['classes']}, the data has {list(test_set.classes)}")
+        was, now = listed(config["classes"]), listed(test_set.classes)
+        raise ValueError(f"--evaluate: trained on classes {was}, the data has {now}")
     batch_size, found = args.batch_size, {"workers": args.workers, "on_error": args.on_error}
     if args.views:
         clips, crops = views.parse(args.views)
@@ -144,7 +149,7 @@ def predict(args):
     with minnl.nn.evaluating(model):
         share = probabilities(model, seen, at_once(model, seen.shape, memory(args), args.batch_size)).mean(axis=0)
     for i in sorted(range(len(share)), key=lambda i: -share[i])[:5]:
-        print(f"{share[i]:6.1%}  {config['classes'][i]}")
+        print(f"{share[i]:6.1%}  {clean(config['classes'][i])}")
     return 0
 
 

@@ -61,7 +61,9 @@ def main(arguments=None):
 
         return check.main(given.ops, given.device)
     except (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError) as error:
-        print(str(error) or "out of memory", file=sys.stderr)  # Python's MemoryError may say nothing
+        from minnl.checks import printable
+
+        print(printable(str(error)) or "out of memory", file=sys.stderr)  # Python's MemoryError may say nothing
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
