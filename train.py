@@ -23,6 +23,7 @@ from pathlib import Path
 
 import minnl
 from minnl import checkpoint, data, recipes
+from minnl.checks import clean, listed, printable
 from minnl.data import views
 from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
 from minnl.progress import say, secure
@@ -51,7 +52,9 @@ def main(argv=None):
     except (ValueError, TypeError, FloatingPointError, RuntimeError, OSError, ImportError, MemoryError) as error:
         if args.debug:
             raise
-        print(f"train.py: {str(error) or 'out of memory'}", file=sys.stderr)  # Python's MemoryError may say nothing
+        print(
+            f"train.py: {printable(str(error)) or 'out of memory'}", file=sys.stderr
+        )  # Python's MemoryError may say nothing
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped in the middle of a step; the last checkpoint stands", file=sys.stderr)
@@ -160,7 +163,8 @@ def evaluate_checkpoint(args):
     model, config = load(checkpoint_path(args.evaluate, "best"), args.device)
     _, test_set = datasets(config | ({"data": args.data} if args.data else {}), train=False)
     if list(test_set.classes) != config["classes"]:
-        raise ValueError(f"--evaluate: trained on classes {config['classes']}, the data has {list(test_set.classes)}")
+        was, now = listed(config["classes"]), listed(test_set.classes)
+        raise ValueError(f"--evaluate: trained on classes {was}, the data has {now}")
     batch_size, found = args.batch_size, {"workers": args.workers, "on_error": args.on_error}
     if args.views:
         clips, crops = views.parse(args.views)
@@ -179,14 +183,17 @@ def evaluate_checkpoint(args):
 def predict(args):
     model, config = load(checkpoint_path(args.checkpoint, "best"), args.device)
     if config["data"] is None and config["channels"] != 3:
-        raise ValueError("--predict: this network was trained on the built-in task, not on videos (train with --data)")
+        raise ValueError(
+            f"--predict: this network was trained on the built-in task or on other arrays of {config['channels']} "
+            "channels, not on videos (train with --data)"
+        )
     video = data.one_video(args.predict, config["classes"], **video_options(config))
     clips, crops = views.parse(args.views) if args.views else (1 if config["stride"] == "whole" else 10, 1)
     seen = data.Views(video, 0, clips, crops)
     with minnl.nn.evaluating(model):
         share = probabilities(model, seen, at_once(model, seen.shape, memory(args), args.batch_size)).mean(axis=0)
     for i in sorted(range(len(share)), key=lambda i: -share[i])[:5]:
-        print(f"{share[i]:6.1%}  {config['classes'][i]}")
+        print(f"{share[i]:6.1%}  {clean(config['classes'][i])}")
     return 0
 
 

@@ -34,7 +34,7 @@ def main(arguments=None):
     published.add_argument("--names", action="store_true", help="list every array")
     export = commands.add_parser("export", help="write a checkpoint with the names and the layout of others")
     export.add_argument("checkpoint", metavar="CHECKPOINT")
-    export.add_argument("--to", required=True, metavar="FILE", help="a safetensors file")
+    export.add_argument("--to", required=True, metavar="FILE", help="a safetensors file; for video-nonlocal-net a .pkl")
     export.add_argument("--format", required=True, help="slowfast, pytorchvideo, mmaction2 or video-nonlocal-net")
     _ablate(commands)
     given = parser.parse_args(arguments)
@@ -61,7 +61,9 @@ def main(arguments=None):
 
         return check.main(given.ops, given.device)
     except (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError) as error:
-        print(str(error) or "out of memory", file=sys.stderr)  # Python's MemoryError may say nothing
+        from minnl.checks import printable
+
+        print(printable(str(error)) or "out of memory", file=sys.stderr)  # Python's MemoryError may say nothing
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

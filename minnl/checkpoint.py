@@ -140,7 +140,7 @@ def load(path):
         content = json.loads(metadata.get("content", ""))
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: what stands beside its arrays is no JSON: it was altered") from None
-    schema.check(path, "its header", content, schema.CONTENT, CheckpointError)
+    schema.check(f"{path}: its header", content, schema.CONTENT, CheckpointError)
     if sorted(content["order"]) != sorted(arrays):
         raise CheckpointError(f"{path}: its header lists other arrays than it has: it was altered")
     return {name: arrays[name] for name in content["order"]}, content["meta"]

@@ -54,6 +54,20 @@ def clean(text, most=LONGEST):
     return cut if len(text) <= most else f"{cut}… ({len(text):,} letters)"
 
 
+def listed(names, most=20):
+    """Names for a message: the first of them, cleaned, with commas between."""
+    names = list(names)
+    more = f", … ({len(names):,} in all)" if len(names) > most else ""
+    return ", ".join(clean(str(name)) for name in names[:most]) + more
+
+
+def printable(message):
+    """A message of any length and origin as a terminal may have it: only the ends of lines move a cursor."""
+    cut = message[: 100 * LONGEST]
+    made = "\n".join(clean(line, len(line)) for line in cut.replace("\t", "    ").split("\n"))
+    return made if len(cut) == len(message) else f"{made}… ({len(message):,} letters)"
+
+
 _SHORT = _Short()
 
 

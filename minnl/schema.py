@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from minnl.checks import quoted
 
+ALTERED = ": it was altered, or another version of minnl wrote it"
 LONGEST = 10_000  # letters of a text, such as the name of a class
 
 
@@ -28,23 +29,18 @@ class Rule:
     needed: tuple = ()
 
 
-def check(where, name, value, rule, refuse=ValueError):
+def check(place, value, rule, refuse=ValueError, because=ALTERED):
     """`value`, if it is as the rule says.
 
-    Raises an error of the class `refuse`, naming the file, the place in it, what came and what would do.
+    Raises an error of the class `refuse`, naming the place (which begins with the file), what came and what would do.
     """
     missing = [key for key in rule.needed if type(value) is dict and key not in value]
-    if missing:
-        raise refuse(f"{where}: {name} lacks {missing[0]!r}; {_reason(rule)}")
-    if not rule.fits(value):
-        raise refuse(f"{where}: {name} is {quoted(value)}; {_reason(rule)}")
-    for place, inner, below in rule.inside(value):
-        check(where, f"{name}[{quoted(place)}]", inner, below, refuse)
+    if missing or not rule.fits(value):
+        problem = f"lacks {missing[0]!r}" if missing else f"is {quoted(value)}"
+        raise refuse(f"{place} {problem}; {rule.expected} expected{because}")
+    for key, inner, below in rule.inside(value):
+        check(f"{place}[{quoted(key)}]", inner, below, refuse, because)
     return value
-
-
-def _reason(rule):
-    return f"{rule.expected} expected: it was altered, or another version of minnl wrote it"
 
 
 def whole(low=0, high=2**31 - 1):

@@ -370,7 +370,7 @@ class Trainer:
             if self.run.begun and path.absolute().parent.resolve() != self.folder.resolve():
                 raise ValueError(f"resume: {self.folder} holds a run already, and {path} is not in it")
             arrays, meta = checkpoint.load(path)
-            schema.check(path, "meta", meta, schema.RUN)
+            schema.check(f"{path}: meta", meta, schema.RUN)
             bad = not_finite(arrays)
             if bad:
                 raise ValueError(f"resume: {path}: {bad} holds NaN or infinities; go on from another checkpoint")

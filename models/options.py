@@ -145,7 +145,7 @@ def unchanged(args, config, free):
         now, was = getattr(args, name), config.get(name)
         if name not in free and now != was:
             option = f"--{name.replace('_', '-')}"
-            was, now = ("none" if value is None else value for value in (was, now))
+            was, now = ("none" if value is None else checks.clean(str(value)) for value in (was, now))
             raise ValueError(f"--resume: the run was begun with {option} {was} and keeps it, got {now}; leave it out")
 
 

@@ -49,6 +49,8 @@ OTHERS = {
     "precise": whole(), "label_smoothing": real(0, 1), "drop_last": FLAG, "save_every": real(0),
 }  # fmt: skip
 CONFIG = record(NEEDED | OTHERS, optional=OTHERS)
+SHARED = {key: (NEEDED | OTHERS)[key] for key in ("mean", "deviation", "stride", "rgb")}
+INPUT = record(SHARED, optional=SHARED)  # of weights that may be no run's
 SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames")  # of FIELDS, what arrays show
 
 
@@ -62,14 +64,14 @@ def configuration(path, arrays, meta):
         raise ValueError(f"{path}: a checkpoint, but not one of train.py: it does not say which network it holds")
     before = recipes.RECIPES["adamw"] | {"recipe": "adamw", "drop_last": False}  # there were such options
     config = before | config
-    check(path, "config", config, CONFIG)
+    check(f"{path}: config", config, CONFIG)
     if "network" in config:
         network(path, config["network"], {name: array.shape for name, array in part(arrays, "model/").items()})
     elif config["model"] in PRESETS:
         raise ValueError(f"{path}: config lacks 'network', which says what {config['model']} was built with")
     elif "options" not in config:
         asked = {key: OTHERS[key] for key in ("non_local", "place", "blocks", "subsample", "axes")}
-        check(path, "config", config, record(asked))
+        check(f"{path}: config", config, record(asked))
     if "network" in config and "short_side" not in config:  # imported
         config["short_side"] = list(recipes.jitter(config["size"]))
     return config
@@ -77,7 +79,7 @@ def configuration(path, arrays, meta):
 
 def network(path, found, shapes):
     """The Config that `found`, a dict of its fields, describes, if arrays of such shapes can belong to it."""
-    check(path, "the network", found, NETWORK)
+    check(f"{path}: the network", found, NETWORK)
     try:
         made = Config(**found)
     except ValueError as error:

@@ -415,7 +415,7 @@ GOES_OUT = {
     "slowfast": ("nl_i3d_r50_5_8x8", {"pool1_padding": 1, "non_local": "dot", "frames": 16}),
     "pytorchvideo": ("i3d_r50_8x8", {"pool1_padding": 1}),
     "mmaction2": ("nl_i3d_r50_5", {"pool1_frames": 1, "pool1_padding": 1, "subsample": "after", "scale": False}),
-    "video-nonlocal-net": ("nl_c2d_r50_5", {}),
+    "video-nonlocal-net": ("nl_c2d_r50_5", {"width": 64}),
 }
 AS_TORCH = {
     "slowfast": lambda: network(SlowFast(), (5, 1, 1), inflated=I3D, places=FIVE, kind="dot"),

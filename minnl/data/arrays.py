@@ -74,7 +74,9 @@ class ArrayClips(ClipDataset):
             raise ValueError(f"ArrayClips: {path} must have a label for each clip, got {len(labels)} for {shape[0]}")
         named = array_classes(path)
         if classes is not None and "classes" in stored and tuple(classes) != named:
-            raise ValueError(f"ArrayClips: classes in {path} must be {', '.join(classes)}, got {', '.join(named)}")
+            raise ValueError(
+                f"ArrayClips: classes in {path} must be {checks.listed(classes)}, got {checks.listed(named)}"
+            )
         classes = named if classes is None else tuple(classes)
         outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
         if outside.size:
@@ -143,7 +145,9 @@ def _load(path, wanted):
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 stored = {name: archive[name] for name in names if name in archive}
     except Exception as error:  # whatever zipfile, zlib, ast and struct raise comes through from damaged files
-        raise ValueError(f"ArrayClips: {path} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"ArrayClips: {path} cannot be read: {type(error).__name__}: {checks.clean(str(error))}"
+        ) from error
     missing = [name for name in wanted if name not in stored]
     if missing:
         raise ValueError(

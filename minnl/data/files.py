@@ -160,7 +160,7 @@ class VideoFolder(VideoFiles):
         classes = _folders(train if os.path.isdir(train) else folder)
         strange = sorted(set(_folders(folder)) - set(classes))
         if strange:
-            raise ValueError(f"VideoFolder: {folder} has classes that {train} has not: {', '.join(strange)}")
+            raise ValueError(f"VideoFolder: {folder} has classes that {train} has not: {checks.listed(strange)}")
         paths, labels = [], []
         for label, name in enumerate(classes):
             inside = os.path.join(folder, name)
@@ -211,7 +211,8 @@ class VideoCSV(VideoFiles):
         strange = sorted({label for _, label, _ in rows} - set(number))
         if strange:
             raise ValueError(
-                f"VideoCSV: {path} has labels that are not among the classes {', '.join(number)}: {', '.join(strange)}"
+                f"VideoCSV: {path} has labels that are not among the classes {checks.listed(number)}: "
+                f"{checks.listed(strange)}"
             )
         folder = os.path.dirname(path)
         super().__init__(
@@ -258,14 +259,14 @@ def _csv_rows(path, split):
                 if None in row or not all(values):
                     raise ValueError(
                         f"VideoCSV: line {reader.line_num} of {path} must have a value for each of "
-                        f"{', '.join(wanted)} and none beyond the columns, got {list(row.values())}"
+                        f"{', '.join(wanted)} and none beyond the columns, got {checks.quoted(list(row.values()))}"
                     )
                 rows.append((values[0], values[1], (row.get("split") or "").strip()))
             return rows
     except OSError as error:
         raise ValueError(f"VideoCSV: {path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"VideoCSV: {path} is not a CSV file in UTF-8: {error}") from None
+        raise ValueError(f"VideoCSV: {path} is not a CSV file in UTF-8: {checks.clean(str(error))}") from None
 
 
 def _classes(labels):

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import minnl
 import models
 from minnl import checkpoint, data, nn, recipes
+from minnl.checks import quoted
 from minnl.study import bill, pictures
 from minnl.training import Trainer, steps_of
 from models.ablations.paper import TABLES
@@ -141,15 +142,12 @@ def check(case, seed, out):
     path = case.folder(out, seed) / "config.json"
     if not path.exists():
         return
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        raise ValueError(f"ablate: {path} cannot be read; remove its folder, or choose another --out") from None
+    found = _read(path)
     asked = case.config | {"seed": seed}
     for key in sorted(found.keys() | asked.keys()):
         if found.get(key) != asked.get(key):
             raise ValueError(
-                f"ablate: {path.parent} holds a run with {key} {found.get(key)!r}, now it is {asked.get(key)!r}; "
+                f"ablate: {path.parent} holds a run with {key} {quoted(found.get(key))}, now it is {asked.get(key)!r}; "
                 "choose another --out, or remove it"
             )
 
@@ -157,7 +155,12 @@ def check(case, seed, out):
 def result(case, seed, out):
     """What a complete run ended with: {"top1", "top5", "loss"} of the test clips, or {"diverged"}; None before."""
     path = case.folder(out, seed) / "result.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    found = _read(path)
+    if not ({"top1", "top5", "loss"} <= found.keys() or "diverged" in found):
+        raise ValueError(f"ablate: {path} has no top1, top5 and loss; remove its folder, or choose another --out")
+    return found
 
 
 def begun(case, seed, out):
@@ -182,6 +185,17 @@ def train(case, seed, out, device="cpu", workers=1):
         end = pictures.read_log(folder)["epoch"][-1]
         _write(folder / "result.json", {"top1": end["test_top1"], "top5": end["test_top5"], "loss": end["test_loss"]})
     return True
+
+
+def _read(path):
+    """The dict in a JSON file."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"ablate: {path} cannot be read; remove its folder, or choose another --out")
+    return found
 
 
 def _write(path, values):

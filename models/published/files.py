@@ -16,6 +16,7 @@ from models.published.torch_files import Tensor
 
 WEIGHTS = ("model_state", "state_dict", "blobs")  # SlowFast and pytorchvideo, mmaction2, the authors
 BOOKKEEPING = ("_momentum", "num_batches_tracked")  # ends of names that stand beside weights and are none
+OURS = "minnl_network"  # what stands in files that minnl exported
 KEPT = ("model_iter", "lr", "epoch")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 CONVERT = "load it where it was written and save its state_dict with torch.save or as safetensors"
@@ -97,11 +98,16 @@ def tensors(where, raw):
     halves = [name for name, entry in entries.items() if entry["dtype"] == "BF16"]
     if halves:  # NumPy has no bfloat16, and safetensors.numpy fails on it
         raise ValueError(f"{where}: {clean(halves[0])} is bfloat16; convert the file to float16 or float32")
+    network = described(where, metadata.get(OURS, "null"))
+    return split(where, Contents("safetensors", {}, [], "", network), tensor_file.arrays(where, raw))
+
+
+def described(where, text):
+    """The network that minnl says a file has that it wrote, as JSON."""
     try:
-        network = json.loads(metadata.get("minnl_network", "null"))
+        return json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError(f"{where}: its description of the network is damaged") from None
-    return split(where, Contents("safetensors", {}, [], "", network), tensor_file.arrays(where, raw))
 
 
 def state(where, kind, value):
@@ -111,7 +117,8 @@ def state(where, kind, value):
     contents = Contents(kind, {})
     key = next((k for k in WEIGHTS if isinstance(value.get(k), dict)), None)
     if key is not None:
-        contents.left += [(str(k), f"stands beside {key}, not needed") for k in value if k != key]
+        contents.left += [(str(k), f"stands beside {key}, not needed") for k in value if k not in (key, OURS)]
+        contents.network = described(where, text_of(value.get(OURS)) or "null")
         contents.settings = settings(value)
         value = value[key]
     return split(where, contents, value)
@@ -121,7 +128,12 @@ def settings(value):
     """SlowFast keeps its settings in cfg, mmaction2 in meta."""
     meta = value.get("meta")
     texts = [value.get("cfg"), *((meta.get("cfg"), meta.get("config")) if isinstance(meta, dict) else ())]
-    return next((text for text in texts if isinstance(text, str)), "")
+    return next(filter(None, map(text_of, texts)), "")
+
+
+def text_of(value):
+    """A str of Python 2 or 3 as a str, "" for what is none."""
+    return value if isinstance(value, str) else bytes(value).decode("latin-1") if isinstance(value, memoryview) else ""
 
 
 def split(where, contents, value):

@@ -11,6 +11,7 @@ import numpy as np
 from minnl import checkpoint
 from minnl.checks import clean
 from minnl.nn import init
+from models import stored
 from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
@@ -117,6 +118,7 @@ def written_here(where, facts, network):
     """Of a file that minnl exported, the whole network is known."""
     if not isinstance(network, dict) or set(network) != set(networks.FIELDS):
         raise ValueError(f"{where}: its description of the network is damaged, or from another version of minnl")
+    stored.check(f"{where}: the network", network, stored.NETWORK)
     hidden = {name: value for name, value in network.items() if name not in networks.SHOWN}
     return dataclasses.replace(facts, read=facts.read | hidden, layouts={})
 

@@ -89,9 +89,10 @@ def contradictions(where, shown, base, preset, changes, facts):
                 if tuple(blocks) != mine:
                     wrong.append(f"{what} of {stage} are {mine} in the file, {tuple(blocks)} in the preset")
         wrong += [
-            f"{name} is {facts.fixed[name]!r} in networks of this source, {base[name]!r} in the preset"
+            f"{name} is {known[name]!r} in {whose}, {base[name]!r} in the preset"
+            for known, whose in ((facts.fixed, "networks of this source"), (facts.read, "the file's settings"))
             for name in STRIDES
-            if name in facts.fixed and base[name] != facts.fixed[name] and name not in changes
+            if name in known and base[name] != known[name] and name not in changes
         ]
     if wrong:
         hint = "; without --model it is found from the arrays" if base else ""
@@ -114,12 +115,16 @@ def chosen(where, facts, shown, given, changes):
     }
     if len(fitting) == 1 or not facts.layouts:
         return next(iter(fitting.values()), {})
+    if not fitting and len(facts.layouts) == 1:
+        (layout,) = facts.layouts.values()
+        if all(k in changes for k, v in layout.items() if given.get(k, v) != v):
+            return layout
     differing = [k for k in next(iter(facts.layouts.values())) if len({lay[k] for lay in facts.layouts.values()}) > 1]
-    if not fitting and all(k in changes for k in differing):
+    if not fitting and differing and all(k in changes for k in differing):
         return {}
     lines = []
     for name, layout in facts.layouts.items():
-        sets = " ".join(f"--set {k}={layout[k]}" for k in differing)
+        sets = " ".join(f"--set {k}={layout[k]}" for k in differing or layout)
         lines.append(f"  {name}: {preset_for(shown, facts.fixed | layout, differing) or sets}")
     problem = "more than one network has these arrays" if fitting else "no network of this source is as asked for"
     raise ValueError(f"{where}: {problem}; choose one of\n" + "\n".join(lines))
@@ -131,6 +136,7 @@ def preset_for(shown, fields, differing):
         same = all(getattr(made, k) == shown[k] for k in ("depth", "norm", "conv1_frames", "inflate"))
         same = same and all(getattr(made, k) == fields[k] for k in (*STRIDES, *differing))
         same = same and made.non_local in (shown["non_local"] or (None,))
+        same = same and all(made.inflated_blocks(s) == (shown["inflated"] or {}).get(s, ()) for s in STAGES)
         if same and all(made.non_local_blocks(s) == shown["places"].get(s, ()) for s in STAGES):
             return f"--model {name}"
     return None

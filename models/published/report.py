@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from minnl.checks import clean
+
 SOME = 3  # names of a kind that the short text shows
 
 
@@ -60,10 +62,11 @@ class Report:
         lines.append("not in the shapes of the arrays, so make sure of it:")
         lines += [f"           {k}={v!r} ({why})" for k, (v, why) in self.hidden.items()]
         mean, deviation = (", ".join(f"{v:g}" for v in self.input[key]) for key in ("mean", "deviation"))
-        lines.append(f"           input: RGB of 0 to 255, less {mean}, then divided by {deviation}")
+        what = {3: "RGB", 2: "optical flow"}.get(self.clip[3], f"{self.clip[3]} channels")
+        lines.append(f"           input: {what} of 0 to 255, less {mean}, then divided by {deviation}")
         lines.append(f"           step from frame to frame: {self.input['stride']}")
         lines.append(f"matched    {len(self.matched)} arrays")
-        lines += [f"           {there} -> {here} {shape}" for there, here, shape in self.matched if names]
+        lines += [f"           {clean(there)} -> {here} {shape}" for there, here, shape in self.matched if names]
         for title, entries in (("filled", self.filled), ("left", self.left), ("converted", self.converted)):
             lines += grouped(title, entries, names)
         return "\n".join(lines)
@@ -73,7 +76,7 @@ def grouped(title, entries, names):
     """Lines that tell the entries of a kind by what happened to them."""
     groups = {}
     for name, why in entries:
-        groups.setdefault(why, []).append(name)
+        groups.setdefault(clean(why), []).append(clean(name))
     lines = [f"{title:<10} {len(entries) or 'nothing'}"]
     for why, found in groups.items():
         if names:

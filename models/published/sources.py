@@ -5,17 +5,38 @@ All of it is read from the sources' own code and settings; docs/published.md has
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
+
+from minnl import schema
+from minnl.checks import quoted
+from models.config import STAGES
+from models.published import keys, settings_text
 
 PAPER = {"conv1_stride": 2, "pool1_frames": 2, "pool1_stride": 2, "pool2_frames": 2}
 FAST = {"conv1_stride": 1, "pool1_frames": 1, "pool1_stride": 1}
-MMACTION_I3D = {"conv1_stride": 2, "pool1_frames": 1, "pool1_stride": 2, "pool2_frames": 2}
 
 HALF = {"mean": [114.75], "deviation": [57.375]}  # of 0 to 255: 0.45 and 0.225
 IMAGENET = {"mean": [123.675, 116.28, 103.53], "deviation": [58.395, 57.12, 57.375]}
-MOST = 100_000  # letters of settings, of which those of published files have some thousand
-INPUT = {"video-nonlocal-net": HALF, "slowfast": HALF, "pytorchvideo": HALF, "mmaction2": IMAGENET}  # RGB, all of them
+FLOW = {"mean": [128.0], "deviation": [128.0]}  # of optical flow in two channels, stored as 0 to 255
+INPUT = {"video-nonlocal-net": HALF, "slowfast": HALF, "pytorchvideo": HALF, "mmaction2": IMAGENET}
+
+# SlowFast: MODEL.ARCH -> (taps of conv1, frames of pool2)
+ARCHITECTURES = {
+    "2d": (1, 1), "c2d": (1, 2), "c2d_nopool": (1, 1), "i3d": (5, 2), "i3d_nopool": (5, 1), "slow": (1, 1),
+    "slowonly": (1, 1),
+}  # fmt: skip
+# mmaction2: the type of the backbone -> the fields of Config that its code fixes.
+BACKBONES = {
+    "ResNet3d": {"pool1_frames": 1, "pool1_padding": 1},
+    "ResNet3dSlowOnly": {"pool1_frames": 1, "pool1_padding": 1, "pool2_frames": 1},
+    "C2D": FAST | {"pool2_frames": 2, "pool1_padding": 0},
+    "C2D_R50": FAST | {"pool2_frames": 2, "pool1_padding": 0},
+    "ResNet": FAST | {"pool2_frames": 1, "pool1_padding": 1},
+}
+I3D_BLOCKS = {"res2": (0, 1, 2), "res3": (0, 2), "res5": (1,)}  # of every depth; those of res4 are every other
+MODES = {"gaussian": "gaussian", "embedded_gaussian": "embedded", "dot_product": "dot", "concatenation": "concat"}
+SMALL, THREE = schema.whole(1, 10_000), schema.listed(schema.whole(1, 100), 3, 3)
+COLOURS, DEVIATIONS = (schema.listed(schema.real(low, 1e6), 1, 100) for low in (-1e6, 1e-6))
 
 
 @dataclass
@@ -59,11 +80,27 @@ def facts(where, source, seen, theirs, settings):
         "video-nonlocal-net": authors, "slowfast": slowfast, "pytorchvideo": pytorchvideo, "mmaction2": mmaction2
     }[source]  # fmt: skip
     try:
-        made = read(seen, theirs, settings[:MOST])
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{where}: the settings beside its weights cannot be read: {error}") from None
+        made = read(seen, theirs, settings)
+    except ValueError as error:
+        raise ValueError(f"{where}: the settings beside its weights: {error}") from None
     made.input = INPUT[source] | made.input
+    if len(made.input["mean"]) not in (1, seen["in_channels"]):
+        raise ValueError(
+            f"{where}: it takes {seen['in_channels']} channels; its settings do not say which mean they are less, and "
+            f"that of the source's other networks, {made.input['mean']}, is for {len(made.input['mean'])}"
+        )
     return made
+
+
+def asked(settings, key, rule):
+    """The value of a key, None if it is not there; raises ValueError if it is not as the rule says."""
+    return None if settings.get(key) is None else schema.check(key, settings[key], rule, because="")
+
+
+def colours(settings, mean, deviation, scale=1):
+    """{"mean", "deviation"} of the keys of these names, on the scale of 0 to 255."""
+    found = {"mean": asked(settings, mean, COLOURS), "deviation": asked(settings, deviation, DEVIATIONS)}
+    return {name: [round(scale * float(v), 6) for v in values] for name, values in found.items() if values is not None}
 
 
 def authors(seen, theirs, settings):
@@ -88,18 +125,58 @@ def slowfast(seen, theirs, settings):
         {"subsample": "before", "scale": True, **FAST, "pool1_padding": 1}, {"non_local": "embedded", "frames": 8}
     )
     made.layouts = slow_or_pooled(seen)
-    found = yaml_values(settings)
-    if "MODEL.ARCH" in found:
-        made.read["pool2_frames"] = 2 if found["MODEL.ARCH"] in ("c2d", "i3d") else 1
-    if seen["non_local"] is not None and "NONLOCAL.INSTANTIATION" in found:
-        made.read["non_local"] = {"softmax": "embedded", "dot_product": "dot"}.get(found["NONLOCAL.INSTANTIATION"])
-    if "DATA.NUM_FRAMES" in found:
-        made.read["frames"] = int(found["DATA.NUM_FRAMES"])
+    found = keys.checked(settings_text.yaml(settings), keys.SLOWFAST, keys.SLOWFAST_MODEL)
+    architecture = asked(found, "MODEL.ARCH", schema.choice(*ARCHITECTURES))
+    if architecture is not None:
+        (taps, made.read["pool2_frames"]), made.layouts = ARCHITECTURES[architecture], {}
+        if taps != seen["conv1_frames"]:
+            raise ValueError(f"MODEL.ARCH is {architecture}, with {taps} taps in conv1; it has {seen['conv1_frames']}")
+    for key, name, rule in (
+        ("DATA.NUM_FRAMES", "frames", SMALL), ("DATA.TRAIN_CROP_SIZE", "size", SMALL),
+        ("MODEL.DROPOUT_RATE", "dropout", schema.real(0, 1)),
+    ):  # fmt: skip
+        if key in found:
+            made.read[name] = asked(found, key, rule)
+    if made.read.get("size", 32) % 32:
+        raise ValueError(
+            f"DATA.TRAIN_CROP_SIZE is {made.read['size']}, of which SlowFast's last pooling takes "
+            f"{made.read['size'] // 32} positions a side; networks here take the whole map, as for multiples of 32"
+        )
     if "DATA.SAMPLING_RATE" in found:
-        made.input["stride"] = int(found["DATA.SAMPLING_RATE"])
-    for key, name in (("DATA.MEAN", "mean"), ("DATA.STD", "deviation")):
-        if key in found:  # SlowFast scales frames to 0 to 1 first
-            made.input[name] = [round(255 * float(v), 6) for v in found[key]]
+        made.input["stride"] = asked(found, "DATA.SAMPLING_RATE", SMALL)
+    made.input |= colours(found, "DATA.MEAN", "DATA.STD", 255)  # SlowFast scales frames to 0 to 1 first
+    if seen["non_local"] is not None:
+        made.read |= slowfast_blocks(seen, found, made.read)
+    return made
+
+
+def slowfast_blocks(seen, found, read):
+    """Fields of the non-local blocks. SlowFast says all but the instantiation for each stage."""
+    made = {}
+    if "NONLOCAL.INSTANTIATION" in found:
+        kinds = {"softmax": "embedded", "dot_product": "dot"}
+        made["non_local"] = kinds[asked(found, "NONLOCAL.INSTANTIATION", schema.choice(*kinds))]
+    stages = {stage: STAGES.index(stage) for stage in seen["places"]}
+    pools = asked(found, "NONLOCAL.POOL", schema.listed(schema.listed(THREE, 1), 4, 4))
+    if pools is not None:
+        pools = {stage: pools[i][0] for stage, i in stages.items()}
+        ways = {tuple(pool) for pool in pools.values()}
+        if ways not in ({(1, 1, 1)}, {(1, 2, 2)}):
+            raise ValueError(
+                f"NONLOCAL.POOL is {quoted(pools)}; networks here have [1, 2, 2] (subsample='before') or [1, 1, 1] "
+                "(None), the same in all stages with blocks"
+            )
+        made["subsample"] = "before" if ways == {(1, 2, 2)} else None
+    groups = asked(found, "NONLOCAL.GROUP", schema.listed(schema.listed(SMALL, 1), 4, 4))
+    groups = {} if groups is None else {stage: groups[i][0] for stage, i in stages.items() if groups[i][0] > 1}
+    for stage, number in groups.items():
+        frames = read.get("frames", 0) // (1 if stage == "res2" else read.get("pool2_frames", 0) or 1)
+        if frames < 1 or "pool2_frames" not in read or frames % number:
+            raise ValueError(
+                f"NONLOCAL.GROUP is {number} in {stage}, which must divide the frames there; DATA.NUM_FRAMES and "
+                f"MODEL.ARCH make them {frames}"
+            )
+        made.setdefault("chunks", {})[stage] = frames // number
     return made
 
 
@@ -119,56 +196,68 @@ def pytorchvideo(seen, theirs, settings):
 def mmaction2(seen, theirs, settings):
     """mmaction2's C2D (2D weights), I3D (stride along time in conv1 and pool1) and SlowOnly."""
     subsampled = any(".g.0." in name for name in theirs)
-    i3d = seen["conv1_frames"] > 1
+    i3d, flat = seen["conv1_frames"] > 1, len(theirs["backbone.conv1.conv.weight"].shape) == 4
     made = Facts({"subsample": "after" if subsampled else None}, {"non_local": "embedded", "scale": not i3d})
-    if i3d:
-        made.fixed |= MMACTION_I3D | {"pool1_padding": 1}
-        made.usual["frames"] = 32
-    elif len(theirs["backbone.conv1.conv.weight"].shape) == 4:
-        made.usual["frames"] = 8
-        made.layouts = {
-            "C2D": FAST | {"pool2_frames": 2, "pool1_padding": 0},
-            "C2D without temporal pooling": FAST | {"pool2_frames": 1, "pool1_padding": 1},
-        }
+    made.usual["frames"] = 32 if i3d else 8
+    if seen["in_channels"] == 2:
+        made.input |= FLOW
+    if flat:
+        made.layouts = {"C2D": BACKBONES["C2D"], "C2D without temporal pooling": BACKBONES["ResNet"]}
+    elif i3d:
+        made.fixed |= BACKBONES["ResNet3d"]
+        made.layouts = {"I3D": {"conv1_stride": 2, "pool1_stride": 2, "pool2_frames": 2}}
+        usual = I3D_BLOCKS | {"res4": tuple(range(0, 23 if seen["depth"] == 101 else 6, 2))}
+        if seen["inflated"] != usual:  # i3d-heavy has all blocks inflated; what its strides are, no array shows
+            made.layouts["I3D heavy"] = {"conv1_stride": 1, "pool1_stride": 1, "pool2_frames": 2}
     else:
-        made.fixed |= FAST | {"pool2_frames": 1, "pool1_padding": 1}
-        made.usual["frames"] = 8
-
-    def found(pattern):
-        match = re.search(pattern, settings)
-        return match[1] if match else None
-
-    _, _, block = settings.partition("non_local_cfg")
-    block = block[:500]
-    mode = re.search(r"mode\s*=\s*['\"](\w+)['\"]", block)
-    if mode and seen["non_local"] is not None:
-        modes = {
-            "gaussian": "gaussian",
-            "embedded_gaussian": "embedded",
-            "dot_product": "dot",
-            "concatenation": "concat",
-        }
-        made.read["non_local"] = modes.get(mode[1])
-    if scale := re.search(r"use_scale\s*=\s*(True|False)", block):
-        made.read["scale"] = scale[1] == "True"
-    if frames := found(r"clip_len\s*=\s*(\d+)"):
-        made.read["frames"] = int(frames)
-    if stride := found(r"frame_interval\s*=\s*(\d+)"):
-        made.input["stride"] = int(stride)
+        made.fixed |= BACKBONES["ResNet3dSlowOnly"]
+        made.layouts = {"SlowOnly": {"conv1_stride": 1, "pool1_stride": 1}}
+    settings = settings_text.python(settings)
+    found = keys.checked(settings, keys.MMACTION2, keys.MMACTION2_MODEL)
+    model = settings.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    if isinstance(backbone, dict) and isinstance(kind := backbone.get("type"), str):
+        if (kind in ("C2D", "C2D_R50", "ResNet")) != flat:
+            raise ValueError(f"model.backbone.type is {kind}, whose kernels have {5 if flat else 4} axes, not as here")
+        made.layouts, made.read = {}, made.read | BACKBONES[kind] | mmaction2_strides(found, kind)
+        made.fixed = {"subsample": made.fixed["subsample"]}
+        if seen["non_local"] is not None:
+            mode = asked(found, "model.backbone.non_local_cfg.mode", schema.choice(*MODES))
+            scaled = asked(found, "model.backbone.non_local_cfg.use_scale", schema.choice(True, False))
+            made.read |= {"non_local": MODES[mode or "embedded_gaussian"], "scale": scaled is not False}
+    dropout = asked(found, "model.cls_head.dropout_ratio", schema.real(0, 1))
+    made.read |= {} if dropout is None else {"dropout": dropout}
+    for section in ("img_norm_cfg", "model.data_preprocessor"):
+        made.input |= colours(found, f"{section}.mean", f"{section}.std")
+    sampled = sampling(found.get("train_pipeline"))
+    if "clip_len" in sampled:
+        segments = sampled.get("num_clips", 1) if isinstance(model, dict) and model.get("type") == "Recognizer2D" else 1
+        made.read["frames"] = sampled["clip_len"] * segments  # in 2D a clip of a video is a frame of this network
+        if segments == 1 and "frame_interval" in sampled:
+            made.input["stride"] = sampled["frame_interval"]
     return made
 
 
-def yaml_values(text):
-    """'SECTION.KEY' -> str or list of str, of settings in SlowFast's two levels of YAML."""
-    found, section, key = {}, "", ""
-    for line in text.splitlines():
-        if match := re.fullmatch(r"(\w+):\s*", line):
-            section = match[1]
-        elif match := re.fullmatch(r"  (\w+):\s*(.*)", line):
-            key = f"{section}.{match[1]}"
-            value = match[2].strip()
-            listed = re.fullmatch(r"\[([^\[\]]*)\]", value)
-            found[key] = [v.strip() for v in listed[1].split(",")] if listed else value or []
-        elif (match := re.fullmatch(r"  - (\S+)", line)) and isinstance(found.get(key), list):
-            found[key].append(match[1])
-    return found
+def mmaction2_strides(found, kind):
+    """Strides along time and pool2 of a 3D backbone; its defaults are 2, 2 and pool2, SlowOnly's 1, 1 and none."""
+    if not kind.startswith("ResNet3d"):
+        return {}
+    default = 2 if kind == "ResNet3d" else 1
+    made = {
+        ours: asked(found, f"model.backbone.{name}", SMALL) or default
+        for ours, name in (("conv1_stride", "conv1_stride_t"), ("pool1_stride", "pool1_stride_t"))
+    }
+    if kind == "ResNet3d":
+        pooled = asked(found, "model.backbone.with_pool2", schema.choice(True, False))
+        made["pool2_frames"] = 1 if pooled is False else 2
+    return made
+
+
+def sampling(pipeline):
+    """The numbers of the SampleFrames, or the like, in a pipeline."""
+    steps = [step for step in pipeline if isinstance(step, dict)] if isinstance(pipeline, list) else []
+    for step in steps:
+        if isinstance(step.get("type"), str) and step["type"].endswith("SampleFrames"):
+            names = ("clip_len", "frame_interval", "num_clips")
+            return {name: asked(step, name, SMALL) for name in names if step.get(name) is not None}
+    return {}
