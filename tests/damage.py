@@ -25,7 +25,7 @@ KINDS = (
     ("h264.mp4", "libx264", {}),
     ("h264.ts", "libx264", {"bf": 0}),
     ("h264.avi", "libx264", {"bf": 2}),
-    ("hevc.mkv", "libx265", {"x265-params": "log-level=none"}),
+    ("hevc.mkv", "libx265", {"x265-params": "log-level=none:pools=none:frame-threads=1"}),
     ("mpeg4.avi", "mpeg4", {}),
     ("mpeg2.ts", "mpeg2video", {}),
     ("vp8.webm", "libvpx", {"b": 400_000}),
