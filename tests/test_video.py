@@ -1,6 +1,8 @@
 """Video files of many kinds, whole and broken."""
 
+import struct
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -25,6 +27,8 @@ def test_positions_and_rates_are_checked(tmp_path):
     for bad in ([4], [-1]):
         with pytest.raises(ValueError, match="positions must lie in 0 to 3"):
             read_video(path, bad)
+    with pytest.raises(TypeError, match="positions must be integers, got float64"):
+        read_video(path, [0.9])
     with pytest.raises(ValueError, match="rate"):
         read_video(path, rate=0)
     with pytest.raises(ValueError, match="size"):
@@ -70,26 +74,109 @@ def test_formats(tmp_path, codec, pix_fmt, name):
     np.testing.assert_allclose(frames.mean((1, 2, 3)), 5 * np.arange(20), atol=20 if name == "a.gif" else 4)
 
 
-def test_rotation_is_applied(tmp_path):
-    """A file cannot be written turned by PyAV: the matrix is put into its track header."""
-    picture = np.zeros((1, 32, 48, 3), np.uint8)
-    picture[0, :16, :24] = 255
-    upright = read_video(write_video(tmp_path / "a.mp4", picture, qp=0))
-    data = (tmp_path / "a.mp4").read_bytes()
-    one, zero, unit = (1 << 16).to_bytes(4, "big"), bytes(4), (1 << 30).to_bytes(4, "big")
-    minus = (-(1 << 16)).to_bytes(4, "big", signed=True)
-    at = data.index(one + 3 * zero + one + 3 * zero + unit, data.index(b"tkhd"))
-    for turns, corner in (
-        (1, zero + minus + zero + one),
-        (2, minus + 3 * zero + minus),
-        (3, zero + one + zero + minus),
-    ):
-        matrix = (corner + 9 * zero)[:32] + unit
-        (tmp_path / "b.mp4").write_bytes(data[:at] + matrix + data[at + 36 :])
-        turned = read_video(tmp_path / "b.mp4")
-        np.testing.assert_array_equal(turned, np.rot90(upright, turns, (1, 2)))
-        scaled = read_video(tmp_path / "b.mp4", size=(16, 8))
-        assert scaled.shape == (1, 16, 8, 3)
+def with_matrix(path, a, b, c, d):
+    """A copy of an MP4 file with another display matrix in its track header, which PyAV cannot write."""
+    data = path.read_bytes()
+    unit = [struct.pack(">9i", x << 16, y << 16, 0, z << 16, w << 16, 0, 0, 0, 1 << 30) for x, y, z, w in
+            ((1, 0, 0, 1), (a, b, c, d))]  # fmt: skip
+    at = data.index(unit[0], data.index(b"tkhd"))
+    turned = path.with_name("turned.mp4")
+    turned.write_bytes(data[:at] + unit[1] + data[at + 36 :])
+    return turned
+
+
+@pytest.mark.parametrize("corner", [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
+                                    (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0)])  # fmt: skip
+def test_all_eight_orientations_are_applied(tmp_path, corner):
+    """A pixel at column x and row y is shown at (a x + c y, b x + d y), moved to where the picture begins."""
+    picture = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "a.mp4", picture, qp=0)
+    a, b, c, d = corner
+    y, x = np.mgrid[:32, :48]
+    across, down = a * x + c * y, b * x + d * y
+    wanted = np.empty((1, 32, 48, 3) if a else (1, 48, 32, 3), np.uint8)
+    wanted[0, down - down.min(), across - across.min()] = picture[0]
+    turned = with_matrix(path, *corner)
+    np.testing.assert_array_equal(read_video(turned), wanted)
+    scaled = read_video(turned, size=(16, 8))
+    assert scaled.shape == (1, 16, 8, 3)
+    assert abs(scaled.mean() - picture.mean()) < 3
+
+
+def test_a_matrix_that_says_nothing_changes_nothing(tmp_path):
+    path = write_video(tmp_path / "a.mp4", numbered(2), qp=0)
+    np.testing.assert_array_equal(read_video(with_matrix(path, 0, 0, 0, 0)), read_video(path))
+
+
+@pytest.mark.parametrize("rate", [25, Fraction(24000, 1001)])
+def test_b_frames_in_avi_come_in_the_order_of_the_decoder(tmp_path, rate):
+    """The format has no place for the times of such frames; those that FFmpeg makes up are in no order."""
+    options = {"rate": rate, "codec": "libx264", "pix_fmt": "yuv420p", "x264-params": "bframes=3:b-adapt=0:scenecut=0"}
+    path = write_video(tmp_path / "a.avi", numbered(24), **options)
+    info = scan_video(path)
+    assert (info.frames, info.duration, info.even) == (24, pytest.approx(float(24 / rate)), True)
+    frames = read_video(path, info=info)
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), 5 * np.arange(24), atol=2)
+    np.testing.assert_array_equal(frames, read_video(write_video(tmp_path / "a.mkv", numbered(24), **options)))
+    np.testing.assert_array_equal(read_video(path, [5, 0, 23], info=info), frames[[5, 0, 23]])
+    np.testing.assert_array_equal(read_video(path, rate=2 * rate, info=info), np.repeat(frames, 2, axis=0))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.ts", "mpeg2video"), ("a.mkv", "libx264"),
+                                             ("a.mpg", "mpeg2video"), ("a.avi", "mpeg4")])  # fmt: skip
+def test_joined_files_are_read_to_their_end(tmp_path, name, codec):
+    path = write_video(tmp_path / name, numbered(24), rate=25, codec=codec, pix_fmt="yuv420p")
+    once = read_video(path)
+    path.write_bytes(2 * path.read_bytes())
+    assert scan_video(path).duration == pytest.approx(48 / 25)
+    np.testing.assert_array_equal(read_video(path), np.concatenate([once, once]))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mov", "mpeg4"), ("a.flv", "flv"), ("a.wmv", "wmv2")]
+)
+def test_joined_files_of_which_ffmpeg_reads_the_first_are_refused(tmp_path, name, codec):
+    path = write_video(tmp_path / name, numbered(24), rate=25, codec=codec, pix_fmt="yuv420p")
+    scan_video(path)
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(VideoError, match="several films joined"):
+        scan_video(path)
+
+
+def test_a_change_of_size_is_scaled_and_of_shape_refused(tmp_path):
+    for name, height, width in (("wide", 32, 48), ("large", 64, 96), ("high", 48, 32)):
+        write_video(tmp_path / name, numbered(12, height, width), 25, "libx264", "yuv420p", format="mpegts")
+    wide, large, high = ((tmp_path / name).read_bytes() for name in ("wide", "large", "high"))
+    (tmp_path / "a.ts").write_bytes(wide + large)
+    frames = read_video(tmp_path / "a.ts")
+    assert frames.shape == (24, 32, 48, 3)
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), np.tile(5 * np.arange(12), 2), atol=4)
+    (tmp_path / "a.ts").write_bytes(wide + high)
+    with pytest.raises(VideoError, match="changes its shape from 32 x 48 to 48 x 32 pixels at frame 12"):
+        scan_video(tmp_path / "a.ts")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound"),
+    [
+        ("a.mkv", "libx264", "pcm_s16le"),
+        ("a.mpg", "mpeg2video", "mp2"),
+        ("a.mp4", "libx264", "aac"),
+        ("a.ts", "libx264", "mp2"),
+    ],
+)
+def test_sound_may_be_longer_than_the_video(tmp_path, name, codec, sound):
+    for frames in (1, 5):
+        path = write_video(tmp_path / name, numbered(frames), rate=25, codec=codec, pix_fmt="yuv420p", sound=sound)
+        assert scan_video(path).frames == frames
+
+
+def test_a_file_that_changed_since_its_scan_is_refused(tmp_path):
+    path = write_video(tmp_path / "a.mp4", numbered(12), qp=0)
+    info = scan_video(path)
+    write_video(path, numbered(8), qp=0)
+    with pytest.raises(VideoError, match="has changed: 12 frames were there .* now 8"):
+        read_video(path, info=info)
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4", "a.webm"])
@@ -148,7 +235,7 @@ def test_without_pyav_it_says_what_to_install(monkeypatch, tmp_path):
         ("derived_empty.mp4", "is empty"),
         ("derived_gray_h264.mp4", (24, 96, 160)),
         ("derived_one_frame.mp4", (1, 96, 160)),
-        ("derived_truncated.avi", "cut short: 49 frames"),
+        ("derived_truncated.avi", "cut short: 11664 bytes are missing"),
         ("derived_truncated_half.mp4", "Invalid data"),
         ("derived_vfr.mp4", (60, 96, 160)),
         ("derived_vp9.webm", (24, 96, 160)),

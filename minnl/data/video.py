@@ -1,6 +1,4 @@
-"""Video files to arrays, by PyAV (FFmpeg's libraries).
-
-PyAV is imported on first use: the rest of minnl works without it (``pip install "av>=17,<19"``).
+"""Video files to arrays.
 
 A file is decoded from its first frame on, never from the middle: seeking lands on other frames where an index is
 broken, and a file cut short shows itself only at its end. So there are two passes. `scan_video` decodes the whole file,
@@ -9,41 +7,26 @@ scaled already: its memory is that of what it returns, however long the video.
 
 **Time.** Frames of phones, screen recordings and GIFs do not come at equal intervals. A video of n frames that lasts
 d seconds is read as n slots of d / n seconds (given a rate, as ``round(d * rate)`` slots), and a slot shows what is on
-screen in its middle. Where frames do come at equal intervals, slot k is frame k.
+screen in its middle. Where frames do come at equal intervals, slot k is frame k. Where the times that a file gives its
+frames do not increase (H.264 with B-frames in AVI; joined files), they are not used: the frames are taken in the order
+of the decoder, at the file's average rate.
 
 **Scaling.** Colours have to be converted in any case (videos hold YCbCr, often with fewer pixels), and FFmpeg's swscale
 shrinks in the same call, averaging over an area, in less time than it takes not to shrink.
 
-Not applied: the shape of pixels (sample aspect ratio), mirroring, deinterlacing, transparency.
+Not applied: the shape of pixels (sample aspect ratio), deinterlacing, transparency.
 """
 
-import os
-import re
 from typing import NamedTuple
 
 import numpy as np
 
 from minnl import checks
+from minnl.data.decoder import Video, VideoError, size_upright
 
 # What a healthy file may lack of the video it announces; docs/data.md has the figures behind it.
 SLACK_FRAMES = 3
 SLACK_SHARE = 0.01
-
-
-class VideoError(ValueError):
-    """A video file that cannot be used: unreadable, empty, without video, damaged, or cut short.
-
-    Attributes
-    ----------
-    path, reason : str
-    """
-
-    def __init__(self, path, reason):
-        super().__init__(path, reason)
-        self.path, self.reason = os.fspath(path), reason
-
-    def __str__(self):
-        return f"{self.path}: {self.reason}"
 
 
 class VideoInfo(NamedTuple):
@@ -55,12 +38,15 @@ class VideoInfo(NamedTuple):
         Seconds from the start of the first frame to the end of the last.
     height, width : int
         Size of the first frame, upright.
+    even : bool
+        Whether the frames' times are of no use, and the frames are taken to come evenly.
     """
 
     frames: int
     duration: float
     height: int
     width: int
+    even: bool = False
 
     def slots(self, rate=None):
         """Length of the video at `rate` frames a second; its own number of frames for None."""
@@ -89,17 +75,20 @@ def scan_video(path):
     ImportError
         Without PyAV.
     """
-    with _Video(path) as video:
+    with Video(path) as video:
         times = []
-        for time, seconds, frame in video.frames():
+        for time, seconds, frame in video.frames(doubt=True):
             if not times:
-                height, width = _size_upright(frame)
+                height, width = size_upright(frame)
             times.append(time)
             tail = seconds
         if not times:
             raise VideoError(path, "holds no frames")
+        even = None in times or any(later <= time for time, later in zip(times, times[1:], strict=False))
+        if even:
+            times, tail = [(times[0] or 0) + k * video.interval for k in range(len(times))], video.interval
         # The last frame has no length in some files; it gets that of an average one.
-        interval = (times[-1] - times[0]) / (len(times) - 1) if times[-1] > times[0] else video.interval
+        interval = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else video.interval
         end = times[-1] + (tail or interval)
         announced, reached = video.announced_end(), end
         if announced is None:
@@ -107,7 +96,7 @@ def scan_video(path):
             announced, reached = video.announced_end_of_file(), max(end, video.furthest)
         if announced is not None and announced - reached > max(SLACK_FRAMES * interval, SLACK_SHARE * announced):
             raise VideoError(path, f"cut short: {len(times)} frames are there, {announced - reached:.2f} s are missing")
-        return VideoInfo(len(times), end - times[0], height, width)
+        return VideoInfo(len(times), end - times[0], height, width, even)
 
 
 def read_video(path, positions=None, size=None, rate=None, info=None):
@@ -142,7 +131,9 @@ def read_video(path, positions=None, size=None, rate=None, info=None):
         raise ValueError(f"read_video: rate must be above 0 frames a second, got {rate!r}")
     info = scan_video(path) if info is None else info
     slots = info.slots(rate)
-    positions = np.arange(slots) if positions is None else np.asarray(positions, dtype=np.int64)
+    positions = np.arange(slots) if positions is None else np.asarray(positions)
+    if positions.size and positions.dtype.kind not in "iu":
+        raise TypeError(f"read_video: positions must be integers, got {positions.dtype}")
     if positions.size and not 0 <= positions.min() <= positions.max() < slots:
         raise ValueError(
             f"read_video: positions must lie in 0 to {slots - 1} for {path}, got {positions.min()} to {positions.max()}"
@@ -150,124 +141,23 @@ def read_video(path, positions=None, size=None, rate=None, info=None):
     height, width = (info.height, info.width) if size is None else checks.pair("read_video", "size", size)
     read = np.empty((len(positions), height, width, 3), np.uint8)
     waiting = sorted(range(len(positions)), key=positions.__getitem__, reverse=True)
-    with _Video(path) as video:
-        start, shown, picture = None, None, None
+    with Video(path) as video:
+        count, start, shown, picture = 0, None, None, None
         for time, _, frame in video.frames():
             start = time if start is None else start
+            since = count * info.duration / info.frames if info.even else time - start
             # A slot shows the last frame that has come by its middle: known once a later frame comes.
-            while waiting and shown is not None and time - start > _middle(positions[waiting[-1]], slots, info):
+            while waiting and shown is not None and since > _middle(positions[waiting[-1]], slots, info):
                 picture = video.picture(shown, height, width) if picture is None else picture
                 read[waiting.pop()] = picture
             if not waiting:
                 return read
-            shown, picture = frame, None
-        if shown is None:
-            raise VideoError(path, "holds no frames")
+            shown, picture, count = frame, None, count + 1
+        if count != info.frames:
+            raise VideoError(path, f"has changed: {info.frames} frames were there when it was scanned, now {count}")
         read[waiting] = video.picture(shown, height, width)
     return read
 
 
 def _middle(slot, slots, info):
     return (float(slot) + 0.5) * info.duration / slots
-
-
-def _turns(frame):
-    """Quarter turns to the left that put a frame upright."""
-    return round(frame.rotation / 90) % 4
-
-
-def _size_upright(frame):
-    return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
-
-
-class _Video:
-    """An open file and its first video stream; FFmpeg's errors become VideoError."""
-
-    def __init__(self, path):
-        try:
-            import av
-        except ImportError as error:
-            raise ImportError('video files need PyAV: pip install "av>=17,<19"') from error
-        self.path, self.errors, self.furthest = path, (av.error.FFmpegError, OSError), 0.0
-        self.area = av.video.reformatter.Interpolation.AREA
-        self.reformatter = av.video.reformatter.VideoReformatter()
-        try:
-            # Titles and the like that are not UTF-8 are no reason to refuse a video.
-            self.container = av.open(os.fspath(path), metadata_errors="replace")
-        except self.errors as error:
-            raise VideoError(path, _why(path, error)) from None
-        # The cover picture of a music file is a video stream to FFmpeg.
-        films = [s for s in self.container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        try:
-            if not films:
-                raise VideoError(path, "has no video stream")
-            if films[0].codec_context is None:
-                raise VideoError(path, "holds video of a kind that this FFmpeg cannot decode")
-        except VideoError:
-            self.container.close()
-            raise
-        self.stream = films[0]
-        # The loader's workers run side by side; and with one thread a damaged file fails the same way each time.
-        self.stream.codec_context.thread_count = 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.container.close()
-
-    @property
-    def interval(self):
-        """Seconds a frame, as far as the headers tell."""
-        return 1 / float(self.stream.guessed_rate or 25)
-
-    def frames(self):
-        """(time, length, frame) one by one: seconds, never going back; a length of 0 is unknown."""
-        count, time = 0, -float("inf")
-        try:
-            for packet in self.container.demux():
-                if packet.pts is not None:
-                    self.furthest = max(self.furthest, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream.index != self.stream.index:
-                    continue
-                for frame in packet.decode():
-                    time = max(time, count * self.interval if frame.time is None else frame.time)
-                    yield time, float((frame.duration or 0) * frame.time_base), frame
-                    count += 1
-        except self.errors as error:
-            raise VideoError(self.path, f"decoding failed after {count} frames: {_why(self.path, error)}") from None
-
-    def picture(self, frame, height, width):
-        """A frame as uint8 RGB of shape (height, width, 3), turned upright."""
-        turns = _turns(frame)
-        if turns % 2:
-            height, width = width, height
-        # One reformatter for the whole file: set up anew for each frame it takes three times as long. One thread: with
-        # more, frames as small as these take two to five times as long, and the workers run side by side already.
-        try:
-            rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation=self.area, threads=1)
-        except self.errors as error:
-            raise VideoError(self.path, f"its colours cannot be converted: {_why(self.path, error)}") from None
-        return np.rot90(rgb.to_ndarray(), turns)
-
-    def announced_end(self):
-        """Second at which the video stream says that it ends, or None."""
-        stream = self.stream
-        if self.container.format.name == "avi":
-            # FFmpeg cuts an AVI's duration down to what is there; the number of frames it leaves alone. In other
-            # formats that number counts frames that are not to be shown, or never got into the file.
-            return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
-        if stream.duration:
-            return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
-        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) if tag else None
-
-    def announced_end_of_file(self):
-        """Second at which the file as a whole says that it ends, or None."""
-        return self.container.duration / 1e6 if self.container.duration else None
-
-
-def _why(path, error):
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return "is empty"
-    return error.strerror or str(error)
