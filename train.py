@@ -52,9 +52,8 @@ def main(argv=None):
     except (ValueError, TypeError, FloatingPointError, RuntimeError, OSError, ImportError, MemoryError) as error:
         if args.debug:
             raise
-        print(
-            f"train.py: {printable(str(error)) or 'out of memory'}", file=sys.stderr
-        )  # Python's MemoryError may say nothing
+        said = printable(str(error)) or "out of memory"  # Python's MemoryError may say nothing
+        print(f"train.py: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped in the middle of a step; the last checkpoint stands", file=sys.stderr)
@@ -130,6 +129,7 @@ def same_data(args, config, meta):
     for what, now in found.items():
         was = meta["loader"]["samples"] if what == "training clips" else config[what]
         if now != was:
+            was, now = (listed(value) if what == "classes" else value for value in (was, now))
             raise ValueError(f"--resume: begun with {what} {was}, the data has {now}; they must be the same")
     return train_set, test_set
 

@@ -43,6 +43,9 @@ def main(arguments=None):
         from minnl.study import doctor
 
         return doctor.main()
+    from minnl.progress import secure
+
+    secure()
     try:
         if given.command == "models":
             from models import presets

@@ -6,6 +6,7 @@ depends neither on the number of videos nor on their length.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
@@ -174,30 +175,38 @@ class Scores:
     """
 
     def __init__(self, path, classes):
-        self.path, self.classes = None if path is None else Path(path), classes
+        # Whatever the process's folder becomes; and a rename onto a symlink would replace the link.
+        self.path, self.classes = None if path is None else Path(os.path.realpath(path)), classes
 
     def __enter__(self):
         if self.path is not None:
             if self.path.is_dir():
                 raise ValueError(f"evaluate_views: scores={str(self.path)!r} is a folder, name a file in it")
-            place = os.path.realpath(self.path)  # a rename onto a symlink would replace the link
-            self.part = f"{place}.part"
+            self.part = self.path.with_name(self.path.name + ".part")
             self.file = open(self.part, "a", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-            if lock(self.file) is False:
-                self.file.close()
-                raise ValueError(f"evaluate_views: another evaluation writes {self.part} now")
-            self.file.truncate(0)
-            self.writer = csv.writer(self.file)
-            best = [f"{what}{k}" for k in range(1, TOP + 1) for what in ("class", "score")]
-            self._write(["path", "label", "status", "views", *best, "reason"])
+            try:
+                self._begin()
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self.file.close()
+                raise
         return self
+
+    def _begin(self):
+        if lock(self.file) is False:
+            raise ValueError(f"evaluate_views: another evaluation writes {self.part} now")
+        if self.file.tell():  # of an evaluation that was stopped
+            self.file.truncate(0)
+        self.writer = csv.writer(self.file)
+        best = [f"{what}{k}" for k in range(1, TOP + 1) for what in ("class", "score")]
+        self._write(["path", "label", "status", "views", *best, "reason"])
 
     def __exit__(self, error, *_):
         if self.path is not None:
             with checkpoint.naming(self.part):
                 self.file.close()
             if error is None:
-                os.replace(self.part, os.path.realpath(self.path))
+                os.replace(self.part, self.path)
 
     def scored(self, label, name, answers):
         mean = answers.mean(axis=0)

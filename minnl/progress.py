@@ -99,7 +99,7 @@ def counted(items, total, what, describe, plain=False):
 
 def on_terminal():
     """Whether standard error is a terminal; it is None where a process was started without."""
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    return sys.stderr is not None and not getattr(sys.stderr, "closed", False) and sys.stderr.isatty()
 
 
 def say(text):

@@ -350,3 +350,32 @@ def test_the_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "plain").touch()
     save(tmp_path / "c", ARRAYS, META)
     assert (tmp_path / "c").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_symlink_is_written_through(tmp_path):
+    (tmp_path / "there").mkdir()
+    link, chain = tmp_path / "last", tmp_path / "chain"
+    link.symlink_to("there/real")  # which does not exist yet
+    chain.symlink_to(link)
+    for epoch, name in enumerate((link, chain)):
+        save(name, ARRAYS, {"epoch": epoch})
+        assert link.is_symlink() and chain.is_symlink() and files(tmp_path / "there") == ["real"]
+        assert load(tmp_path / "there" / "real")[1] == load(link)[1] == {"epoch": epoch}
+    assert files(tmp_path) == ["chain", "last", "there"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe: not saved: it is a device or a pipe"):
+        save(tmp_path / "pipe", ARRAYS, META)
+    assert (tmp_path / "pipe").is_fifo() and files(tmp_path) == ["pipe"]
+
+
+def test_an_error_of_the_system_is_given_its_file():
+    with pytest.raises(OSError, match="No space left on device: 'a file'"), checkpoint.naming("a file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError, match="'another'"), checkpoint.naming("a file"):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "another")
+    with pytest.raises(OSError, match="^of somebody else$"), checkpoint.naming("a file"):
+        raise OSError("of somebody else")
