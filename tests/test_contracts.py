@@ -160,10 +160,10 @@ def test_an_optimiser_of_a_known_name_steps_by_its_own_update(parent):
             if parent is optim.AdamW:
                 super().__init__(params, lr=0.5)
             else:
-                super().__init__(params, 0.5, 0.0)
+                super().__init__(params, lr=0.5, weight_decay=0.0)
 
-        def update(self, w, gw, decay, *kept):
-            w -= self.lr * gw
+        def update(self, w, gw, *kept, lr, **options):
+            w -= lr * gw
 
     p = Tensor(np.ones(400_000, np.float32), requires_grad=True)  # so many that minnl's own AdamW has a kernel for them
     p.grad = np.full(400_000, 2, np.float32)
