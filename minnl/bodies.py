@@ -29,8 +29,19 @@ from minnl.kernels.cuda.pointwise import GpuAffine, GpuReLU, GpuSigmoid, GpuTanh
 from minnl.kernels.cuda.pool import GpuAdaptiveAvgPool, GpuAdaptiveMaxPool, GpuAvgPool, GpuMaxPool
 from minnl.kernels.cuda.softmax import GpuCrossEntropy, OneLaunchLogSoftmax, OneLaunchSoftmax
 from minnl.ops import (
-    adaptive_pool, conv, dropout, linear, loss, non_local, norm, pointwise, pool, reduce, shape, softmax,
-)  # fmt: skip
+    adaptive_pool,
+    conv,
+    dropout,
+    linear,
+    loss,
+    non_local,
+    norm,
+    pointwise,
+    pool,
+    reduce,
+    shape,
+    softmax,
+)
 
 register(engine.Accumulation, ThreadedSum)
 register(adaptive_pool.AdaptiveAvgPool3d, GlobalAveragePool, GpuAdaptiveAvgPool)

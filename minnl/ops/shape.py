@@ -122,7 +122,9 @@ class Flip(Op):
 class Index(Op):
     r"""Pick elements: :math:`y_i = x_{k(i)}`, :math:`\bar x_j = \sum_{i:\,k(i)=j} \bar y_i`.
 
-    A slice names no element twice, so its backward writes into a view; integer arrays may, so theirs adds.
+    A slice or a mask names no element twice, so its backward writes; integer arrays may, so theirs adds. On a GPU these
+    additions are atomic: where more than two go to one element, their order, and the last bits, may differ from run to
+    run.
     Keeps the index.
     """
 
