@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from minnl import checks
+import train
+from minnl import __main__, checks
 
 
 def laughs(levels):
@@ -78,3 +79,16 @@ def test_checks_refuse_it_soon(name):
 def test_what_float64_cannot_hold_is_refused():
     with pytest.raises(ValueError, match="must be a number that float64 can hold, got <a number of 1,329 bits>"):
         checks.number("f", "n", 10**400)
+
+
+def test_commands_send_no_escape_sequences_to_the_terminal(capsys, tmp_path, monkeypatch):
+    """Not even those in a file's name, or in a class's."""
+    monkeypatch.chdir(tmp_path)
+    name = "no\x1b[2J\x07file"
+    (tmp_path / "list.csv").write_text(f"path,label,split\na.mp4,\x1b[31mred,train\nb.mp4,{'x' * 100_000},val\n")
+    assert __main__.main(["import", name, "--to", "x"]) == 2
+    assert train.main(["--evaluate", name]) == 1
+    assert train.main(["--data", "list.csv"]) == 1
+    said = "".join(capsys.readouterr())
+    assert r"no\x1b[2J\x07file: no such file" in said and r"\x1b[31mred" in said and len(said) < 2000
+    assert all(c.isprintable() or c == "\n" for c in said)
