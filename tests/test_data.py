@@ -22,7 +22,8 @@ def lossless(tmp_path):
         for name in ("left", "right"):
             (tmp_path / split / name).mkdir(parents=True)
             for k in range(clips):
-                write_video(tmp_path / split / name / f"{k}.mp4", numbered(20 + k), qp=0)
+                group = 20 if split == "train" else 5  # so that no file is in both
+                write_video(tmp_path / split / name / f"{k}.mp4", numbered(20 + k), qp=0, g=group)
     return tmp_path
 
 
@@ -313,7 +314,7 @@ def test_open_dataset_finds_what_lies_there(lossless, tmp_path):
         root = tmp_path / f"arrays{ending}"
         root.mkdir()
         save_arrays(root / f"train{ending}", clips=GOOD, labels=np.array([0, 2]))
-        save_arrays(root / f"val{ending}", clips=GOOD, labels=np.array([0, 1]))
+        save_arrays(root / f"val{ending}", clips=GOOD + 1, labels=np.array([0, 1]))
         assert len(open_dataset(root, train=True).classes) == len(open_dataset(root, train=False).classes) == 3
     root = tmp_path / "lists"
     root.mkdir()

@@ -272,7 +272,9 @@ def test_memory_does_not_grow_from_video_to_video(tmp_path):
     peaks = []
     for count in (2, 12):
         (tmp_path / "a.csv").write_text("path,label\n" + f"{path.name},0\n" * count)
-        dataset, model = VideoCSV(tmp_path / "a.csv", classes=("0", "1"), frames=4, size=32), Preset(2)
+        with pytest.warns(RuntimeWarning, match="listed more than once"):
+            dataset = VideoCSV(tmp_path / "a.csv", classes=("0", "1"), frames=4, size=32)
+        model = Preset(2)
         evaluate_views(model, dataset, workers=0)
         tracemalloc.start()
         evaluate_views(model, dataset, workers=0)

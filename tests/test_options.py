@@ -119,7 +119,8 @@ def trained(tmp_path_factory):
             (folder / "videos" / split / name).mkdir(parents=True)
             for i in range(count):
                 write_video(
-                    folder / "videos" / split / name / f"{i}.mp4", numbered(12 + i, 40, 60) // 4 + np.uint8(100 * k)
+                    folder / "videos" / split / name / f"{i}.mp4",
+                    numbered(12 + i, 40, 60) // 4 + np.uint8(100 * k + (split == "val")),
                 )
     (folder / "videos/val/light/1.mp4").write_bytes(b"not a video")
     with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="left out"):

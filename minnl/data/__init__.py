@@ -17,11 +17,12 @@ clips of one video. User's page: docs/data.md.
 """
 
 import os
+import warnings
 
 from minnl.data import transforms
 from minnl.data.arrays import ArrayClips, array_classes
 from minnl.data.clips import ClipDataset
-from minnl.data.files import VideoCSV, VideoFolder, one_video
+from minnl.data.files import VideoCSV, VideoFolder, one_video, repeated
 from minnl.data.loader import Loader
 from minnl.data.synthetic import RelationClips
 from minnl.data.video import VideoError, VideoInfo, read_video, scan_video
@@ -58,8 +59,9 @@ def open_dataset(path, train, split=None, **options):
     a file ``.csv`` with a column ``split``         `VideoCSV`
     ==============================================  ==================================
 
-    The classes of "train" hold for every split. Data is always opened by split: a file that is one undivided set
-    would be its own validation. Open such a file with its class.
+    The classes of "train" hold for every split, and a warning tells of files of another split that are in "train" too.
+    Data is always opened by split: a file that is one undivided set would be its own validation. Open such a file with
+    its class.
 
     Parameters
     ----------
@@ -81,6 +83,33 @@ def open_dataset(path, train, split=None, **options):
         If nothing of the kind is there, or what is there cannot be used.
     """
     path, split = os.fspath(path), split or ("train" if train else "val")
+    dataset = _opened(path, split, train, options)
+    if split != "train":
+        found = repeated(dataset.paths, _train_paths(path))
+        if found:
+            warnings.warn(
+                f"open_dataset: {len(found)} of {len(dataset.paths)} files of {split} are in train too (same size, "
+                f"first and last bytes), such as {found[0]!r}: they say nothing about new videos",
+                RuntimeWarning,
+            )
+    return dataset
+
+
+def _train_paths(path):
+    """Files of the training set beside another split, if there is one."""
+    train = os.path.join(path, "train")
+    arrays = [file for file in (train + ".npz", os.path.join(train, "clips.npy")) if os.path.exists(file)]
+    if arrays:
+        return arrays
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those about the training set come when it is opened to train on it
+        try:
+            return _opened(path, "train", False, {}).paths
+        except ValueError:
+            return []  # that, too, is said when it is opened
+
+
+def _opened(path, split, train, options):
     if os.path.isfile(path) and path.lower().endswith(".csv"):
         return VideoCSV(path, split=split, train=train, **options)
     if os.path.isfile(path):

@@ -62,6 +62,7 @@ class ArrayClips(ClipDataset):
         deviation=transforms.DEVIATION,
     ):
         self.path = os.fspath(path)
+        self.paths = [os.path.join(self.path, "clips.npy") if os.path.isdir(self.path) else self.path]
         stored = _load(self.path, ("clips", "labels"))
         self.clips, labels = stored["clips"], stored["labels"]
         shape = self.clips.shape
@@ -69,6 +70,18 @@ class ArrayClips(ClipDataset):
             raise ValueError(
                 f"ArrayClips: clips in {path} must be uint8 or float32 of shape (N, T, H, W, C), "
                 f"none of them 0, got {self.clips.dtype} of shape {shape}"
+                + ("; clips.astype(np.float32) would do" if self.clips.dtype in (np.float16, np.float64) else "")
+            )
+        order = _order(shape)
+        if order:
+            raise ValueError(
+                f"ArrayClips: clips in {path} of shape {shape} can only have their channels in axis {order[-1]}; "
+                f"wanted is (N, T, H, W, C), which clips.transpose{order} gives"
+            )
+        if _holds_bytes(self.clips[0]):
+            raise ValueError(
+                f"ArrayClips: clips in {path} are float32, which is taken as it is, but hold whole numbers from 0 to "
+                f"255: store them as uint8, which is normalized (or, with mean=0 and deviation=1, is not)"
             )
         if len(labels) != shape[0]:
             raise ValueError(f"ArrayClips: {path} must have a label for each clip, got {len(labels)} for {shape[0]}")
@@ -116,12 +129,32 @@ class ArrayClips(ClipDataset):
         return video
 
 
+def _order(shape):
+    """The order of axes that makes clips (N, T, H, W, C), where these can be no such clips; else None.
+
+    No picture has 16 channels and more, unless its sides, which are equal, say that it is a map of features.
+    """
+    _, frames, height, width, channels = shape
+    if channels < 16 or height == width != channels:
+        return None
+    if frames <= 4:
+        return 0, 2, 3, 4, 1
+    return (0, 1, 3, 4, 2) if height <= 4 else None
+
+
+def _holds_bytes(clip):
+    """Whether float32 values are those of pictures that were stored as bytes once."""
+    if clip.dtype == np.uint8 or not np.isfinite(clip).all():
+        return False
+    return 64 < clip.max() <= 255 and clip.min() >= 0 and bool((clip == np.rint(clip)).all())
+
+
 def array_classes(path):
     """Class names stored with arrays, as a tuple: ``classes``, or else the numbers from 0 to the largest label."""
     stored = _load(path, ("labels",))
     labels, classes = stored["labels"], stored.get("classes")
     if classes is None:
-        return numbered_classes("ArrayClips", int(labels.max(initial=0)))
+        return numbered_classes("ArrayClips", labels.tolist())
     if classes.ndim != 1 or classes.dtype.kind != "U":
         raise ValueError(
             f"ArrayClips: classes in {path} must be strings of shape (K,), got {classes.dtype} of shape {classes.shape}"

@@ -1,9 +1,12 @@
 """From a whole video to one clip: what the datasets of video files and of arrays share."""
 
+import warnings
+
 import numpy as np
 
 from minnl import checks
 from minnl.data import transforms
+from minnl.data.decoder import MOST_PIXELS
 
 # A number as large as this in the place of a label is a date or a key, not a class.
 MOST_CLASSES = 100_000
@@ -65,8 +68,19 @@ class ClipDataset:
         mean=transforms.MEAN, deviation=transforms.DEVIATION,
     ):  # fmt: skip
         where = type(self).__name__
+        if isinstance(classes, str):
+            raise TypeError(
+                f"{where}: classes must be a sequence of names, got {classes!r}; one class is ({classes!r},)"
+            )
         self.classes = tuple(classes)
-        self.labels = list(labels)
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"{where}: classes must have different names, got {', '.join(map(str, self.classes))}")
+        self.labels = [checks.count(where, f"label {index}", label, 0) for index, label in enumerate(labels)]
+        if self.labels and max(self.labels) >= len(self.classes):
+            raise ValueError(
+                f"{where}: labels must be 0 to {len(self.classes) - 1}, got {max(self.labels)} "
+                f"at index {self.labels.index(max(self.labels))}"
+            )
         self.frames = checks.count(where, "frames", frames, 1)
         self.stride = stride if stride == "whole" else checks.count(where, "stride", stride, 1)
         self.size = checks.pair(where, "size", size)
@@ -155,12 +169,19 @@ class ClipDataset:
         return self.frames + int(self.differences)
 
     def _scaled_size(self, height, width, short_side):
-        """Height and width that frames have before they are cut."""
+        """Height and width that frames have before they are cut. Raises ValueError for a strip too long to scale."""
         if self.resize == "squash":
             return self.size
         if short_side is None:
-            return transforms.cover_size(height, width, self.size)
-        return transforms.short_side_size(height, width, short_side)
+            scaled = transforms.cover_size(height, width, self.size)
+        else:
+            scaled = transforms.short_side_size(height, width, short_side)
+        if scaled[0] * scaled[1] > MOST_PIXELS:
+            raise ValueError(
+                f"{type(self).__name__}: frames of {height} x {width} would be scaled to {scaled[0]} x {scaled[1]}, "
+                f"no frame may have more than {MOST_PIXELS:,} pixels; resize='squash' takes frames of any shape"
+            )
+        return scaled
 
     def _scaled(self, video, short_side):
         return transforms.resize(video, self._scaled_size(*video.shape[1:3], short_side))
@@ -195,8 +216,11 @@ def _each(where, name, value, channels, low=None):
     return np.array([checks.number(where, name, v, low) for v in values], np.float32)
 
 
-def numbered_classes(where, largest):
+def numbered_classes(where, labels):
     """The names "0", "1", ... of classes that have none, up to the largest label."""
+    largest = max(labels, default=0)
     if largest >= MOST_CLASSES:
         raise ValueError(f"{where}: labels must be numbers of classes, from 0, or names; got {largest}")
+    if largest and min(labels) == 1:
+        warnings.warn(f"{where}: no label is 0; labels are counted from 0, and class 0 has no video", RuntimeWarning)
     return tuple(str(k) for k in range(largest + 1))

@@ -1,15 +1,23 @@
 """Datasets of video files: a folder for each class, or a list in a CSV file."""
 
 import csv
+import hashlib
 import os
 import threading
+import warnings
 
 from minnl import checks
 from minnl.data import transforms
 from minnl.data.clips import ClipDataset, numbered_classes
-from minnl.data.video import VideoError, read_video, scan_video
+from minnl.data.video import VideoError, check_rate, read_video, scan_video
 
-EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
+EXTENSIONS = (
+    ".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".wmv",
+    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".dv",
+)  # fmt: skip
+# What operating systems leave behind, beside names that begin with a dot.
+LEFT_BEHIND = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+ENDS = 2**16  # bytes at the start and the end of a file that tell it from others of its size
 
 
 class VideoFiles(ClipDataset):
@@ -71,9 +79,9 @@ class VideoFiles(ClipDataset):
             deviation=deviation,
         )
         self.paths = list(paths)
-        if rate is not None and not rate > 0:
-            raise ValueError(f"{type(self).__name__}: rate must be above 0 frames a second, got {rate!r}")
-        self.rate = rate
+        if len(self.paths) != len(self.labels):
+            raise ValueError(f"{type(self).__name__}: got {len(self.paths)} paths and {len(self.labels)} labels")
+        self.rate = check_rate(type(self).__name__, rate)
         self._room = checks.count(type(self).__name__, "cache_bytes", cache_bytes, 0)
         self._cache, self._known, self._lock = {}, {}, threading.Lock()
 
@@ -130,8 +138,9 @@ class VideoFiles(ClipDataset):
 class VideoFolder(VideoFiles):
     """Videos in a folder for each class: ``root/split/class/clip.mp4``.
 
-    The classes are the folders of ``root/train``, sorted by name, where there is one; else those of the split. Files
-    whose names do not end as those of videos do, and hidden ones, are passed over.
+    The classes are the folders of ``root/train``, sorted by name, where there is one; else those of the split. Videos
+    in folders of a class's folder are of that class. Files whose names do not end as those of videos do, hidden files
+    and folders, and what operating systems leave behind are ignored: a warning names them, once.
 
     Parameters
     ----------
@@ -161,19 +170,26 @@ class VideoFolder(VideoFiles):
         strange = sorted(set(_folders(folder)) - set(classes))
         if strange:
             raise ValueError(f"VideoFolder: {folder} has classes that {train} has not: {checks.listed(strange)}")
-        paths, labels = [], []
+        paths, labels, ignored, empty = [], [], [], []
+        for entry in _entries(folder):
+            if not entry.is_dir() or _hidden(entry):
+                ignored.append(entry.path)
         for label, name in enumerate(classes):
             inside = os.path.join(folder, name)
-            clips = sorted(os.listdir(inside)) if os.path.isdir(inside) else []
-            clips = [c for c in clips if c.lower().endswith(EXTENSIONS) and not c.startswith(".")]
-            paths += [os.path.join(inside, c) for c in clips]
+            clips = _walk(inside, {os.path.realpath(inside)}, ignored) if os.path.isdir(inside) else []
+            paths += clips
             labels += [label] * len(clips)
+            empty += [] if clips else [name]
         if not paths:
             raise ValueError(
                 f"VideoFolder: no videos in {folder}. Wanted: {folder}/class/clip, "
                 f"with a name ending in one of {' '.join(EXTENSIONS)}"
             )
         super().__init__(paths, labels, classes, **options)
+        _say(f"VideoFolder: {folder}: ignored", ignored)
+        if folder == train:
+            _say(f"VideoFolder: {folder}: classes without a video:", empty)
+        _say_repeated(self)
 
 
 class VideoCSV(VideoFiles):
@@ -221,6 +237,7 @@ class VideoCSV(VideoFiles):
             classes,
             **options,
         )
+        _say_repeated(self)
 
 
 def one_video(path, classes, **options):
@@ -237,21 +254,87 @@ def one_video(path, classes, **options):
     return VideoFiles([os.fspath(path)], [0], classes, **options)
 
 
+def repeated(paths, others):
+    """Those of some files that are among others too, going by their size, and then by their first and last 64 KiB."""
+    sizes, found = {0: ()}, []  # empty files are alike, and no videos
+    for path in filter(os.path.isfile, others):
+        size = os.path.getsize(path)
+        sizes[size] = (*sizes.get(size, ()), path) if size else ()
+    for path in filter(os.path.isfile, paths):
+        alike = sizes.get(os.path.getsize(path), ())
+        if alike and _ends(path) in map(_ends, alike):
+            found.append(path)
+    return found
+
+
+def _ends(path):
+    with open(path, "rb") as file:
+        start = file.read(ENDS)
+        file.seek(max(os.path.getsize(path) - ENDS, 0))
+        return hashlib.sha256(start + file.read(ENDS)).digest()
+
+
+def _entries(path):
+    return sorted(os.scandir(path), key=lambda entry: entry.name)
+
+
+def _hidden(entry):
+    return entry.name.startswith(".") or entry.name in LEFT_BEHIND
+
+
 def _folders(path):
-    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+    return [entry.name for entry in _entries(path) if entry.is_dir() and not _hidden(entry)]
+
+
+def _walk(folder, above, ignored):
+    """Paths of the videos in a folder and the folders in it; what is none goes to `ignored`.
+
+    `above` has the folders that lead here: a link to one of them is not followed.
+    """
+    found = []
+    for entry in _entries(folder):
+        real = os.path.realpath(entry.path)
+        if _hidden(entry):
+            ignored.append(entry.path)
+        elif entry.is_dir() and real not in above:
+            found += _walk(entry.path, above | {real}, ignored)
+        elif entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir():
+            found.append(entry.path)
+        else:
+            ignored.append(entry.path)
+    return found
+
+
+def _say(what, names):
+    """One warning about all of some files, folders or classes, if there are any."""
+    if names:
+        shown = ", ".join(map(repr, names[:5]))
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        warnings.warn(f"{what} {shown}{more}", RuntimeWarning)
+
+
+def _say_repeated(dataset):
+    """Warn of files that are in a dataset more than once."""
+    labels = {}
+    for path, label in zip(dataset.paths, dataset.labels, strict=True):
+        labels.setdefault(os.path.realpath(path), []).append(label)
+    often = {path: found for path, found in labels.items() if len(found) > 1}
+    where = f"{type(dataset).__name__}: listed more than once"
+    _say(f"{where}, as different classes:", [path for path, found in often.items() if len(set(found)) > 1])
+    _say(f"{where}:", [path for path, found in often.items() if len(set(found)) == 1])
 
 
 def _csv_rows(path, split):
     """(path, label, split) of every line."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = named = [name.strip() for name in reader.fieldnames or []]
             wanted = ["path", "label"] + (["split"] if split is not None else [])
-            missing = [name for name in wanted if name not in (reader.fieldnames or [])]
-            if missing:
+            if any(named.count(name) != 1 for name in wanted):
                 raise ValueError(
-                    f"VideoCSV: the first line of {path} must name the columns {','.join(wanted)}, "
-                    f"got {','.join(reader.fieldnames or []) or 'nothing'}"
+                    f"VideoCSV: the first line of {path} must name the columns {','.join(wanted)}, each once, "
+                    f"got {','.join(named) or 'nothing'}"
                 )
             rows = []
             for row in reader:
@@ -272,4 +355,4 @@ def _csv_rows(path, split):
 def _classes(labels):
     if not all(label.isdecimal() for label in labels):
         return tuple(sorted(set(labels)))
-    return numbered_classes("VideoCSV", max(map(int, labels), default=-1))
+    return numbered_classes("VideoCSV", list(map(int, labels)))

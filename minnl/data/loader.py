@@ -173,7 +173,7 @@ class Loader:
                 f"Loader: clip {index} of {type(self.dataset).__name__} must be float32 of shape "
                 f"{x.shape[1:]}, got {clip.dtype} of shape {clip.shape}"
             )
-        x[place], labels[place] = clip, label
+        x[place], labels[place] = clip, checks.count("Loader", f"label of clip {index}", label, 0)
         return None
 
     def _finish(self, indices, x, labels, futures):

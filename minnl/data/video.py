@@ -17,6 +17,7 @@ shrinks in the same call, averaging over an area, in less time than it takes not
 Not applied: the shape of pixels (sample aspect ratio), deinterlacing, transparency.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -127,8 +128,7 @@ def read_video(path, positions=None, size=None, rate=None, info=None):
     ImportError
         Without PyAV.
     """
-    if rate is not None and not rate > 0:
-        raise ValueError(f"read_video: rate must be above 0 frames a second, got {rate!r}")
+    check_rate("read_video", rate)
     info = scan_video(path) if info is None else info
     slots = info.slots(rate)
     positions = np.arange(slots) if positions is None else np.asarray(positions)
@@ -157,6 +157,13 @@ def read_video(path, positions=None, size=None, rate=None, info=None):
             raise VideoError(path, f"has changed: {info.frames} frames were there when it was scanned, now {count}")
         read[waiting] = video.picture(shown, height, width)
     return read
+
+
+def check_rate(where, rate):
+    """`rate`, if it is None or a number of frames a second."""
+    if rate is not None and not (checks.number(where, "rate", rate) > 0 and math.isfinite(rate)):
+        raise ValueError(f"{where}: rate must be above 0 frames a second, and finite; got {rate!r}")
+    return rate
 
 
 def _middle(slot, slots, info):
