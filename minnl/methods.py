@@ -272,6 +272,8 @@ INSTEAD = {
     **dict.fromkeys(("maximum", "minimum", "fmax", "fmin"), "F.maximum(t, u)"),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), "t.clip(low, high)"),
     **dict.fromkeys(("fill", "put", "itemset"), "t[...] = value, inside `with no_grad():`"),
+    **dict.fromkeys(("add_", "sub_", "mul_", "div_", "pow_"), "t += u, inside `with no_grad():`"),
+    **dict.fromkeys(("fill_", "zero_", "copy_", "clamp_"), "t[...] = value, inside `with no_grad():`"),
     **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge", "equal"), "t == u, t < u, ..."),
     **dict.fromkeys(("numel", "nelement"), "t.size"),
     **dict.fromkeys(("any", "all", "nonzero"), "(t != 0).any() and the like"),
@@ -288,9 +290,14 @@ INSTEAD = {
 }  # fmt: skip
 
 
-@method
-def __getattr__(x, name):
-    instead = INSTEAD.get(name)
-    if instead is None and name.endswith("_") and not name.endswith("__"):
-        instead = "t += u or t[...] = value, inside `with no_grad():`"
-    raise AttributeError(f"Tensor has no {name!r}" + (f"; write {instead}" if instead else ""))
+def _elsewhere(name, instead):
+    """A property that says what to write. (Not `__getattr__`, which makes each look at any attribute slower.)"""
+
+    def refuse(x):
+        raise AttributeError(f"Tensor has no {name!r}; write {instead}")
+
+    return property(refuse)
+
+
+for _name, _instead in INSTEAD.items():
+    setattr(Tensor, _name, _elsewhere(_name, _instead))
