@@ -66,9 +66,9 @@ def train(args):
         return run(args, {k: v for k, v in vars(args).items() if k not in NOT_KEPT})
     path = checkpoint_path(args.resume, "last")
     if not path.exists():
-        folder = Path(args.resume).is_dir()
-        why = "no checkpoint is there yet; begin with --name" if folder else "no such file"
-        raise ValueError(f"--resume: {args.resume}: {why}")
+        best = path.with_name("best.safetensors")
+        here = f"no {path.name} is there; " + (f"go on from {best}" if best.exists() else "begin with --name")
+        raise ValueError(f"--resume: {args.resume}: {here if Path(args.resume).is_dir() else 'no such file'}")
     with RunFolder(path.parent) as folder:
         _, config, meta = read(path, run=True)
         unchanged(args, config, ("resume", "data", *RUNTIME, *OF_A_CALL))

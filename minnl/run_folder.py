@@ -17,6 +17,18 @@ from minnl import checkpoint
 TAKEN = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 NO_LOCKS = {getattr(errno, name, None) for name in ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL")}
 FAR = 2**30  # where Windows locks a byte: it keeps others from reading what it locks
+_held = set()  # the open files of this process's locks
+
+
+def _forked():
+    """A child that was forked lets go of its parent's locks, or it would keep them when the parent is killed."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 class RunFolder:
@@ -52,13 +64,14 @@ class RunFolder:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._make()
             self._lock, alone = self._locked()
+            _held.add(self._lock)
             checkpoint.remove_temporaries(self.path, age=-math.inf if alone else checkpoint.STALE)
         self._depth += 1
         return self
 
     def __exit__(self, *_):
         self._depth -= 1
-        if self._depth == 0:
+        if self._depth == 0 and not self._lock.closed:  # in a child that was forked it is
             with contextlib.suppress(OSError):  # Windows keeps the file of an open lock
                 os.unlink(self.path / "lock")
             if self._made:
@@ -66,6 +79,7 @@ class RunFolder:
                     self.path.rmdir()
                 self._made = False
             self._lock.close()
+            _held.discard(self._lock)
 
     def __str__(self):
         return str(self.given)

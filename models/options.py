@@ -20,6 +20,7 @@ READ = {
     "predict": {"predict", "checkpoint", "views", "memory", "batch_size"},
 }
 ALWAYS = {"device", "workers", "threads", "debug"}
+OF_VIDEOS = {"stride", "resize", "short_side", "rgb"}
 CLIPS = {"frames": 16, "stride": 2, "size": None, "resize": "squash", "rgb": False}
 
 
@@ -90,10 +91,15 @@ def arguments(argv, description):
     args = complete(parser, parser.parse_args(argv))
     left = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), ...)))  # ... where nothing was said
     args.given = [name for name, value in vars(left).items() if value is not ...]
-    for command, reads in READ.items():
-        unread = [f"--{name.replace('_', '-')}" for name in args.given if name not in reads | ALWAYS]
-        if getattr(args, command) and unread:
-            parser.error(f"--{command} does not use {', '.join(unread)}; leave it out")
+    command = next((name for name in READ if getattr(args, name)), None)
+    if command:
+        what, unread = f"--{command}", set(args.given) - READ[command] - ALWAYS
+    else:
+        what = "a training on --data" if args.data else "the built-in task"
+        unread = set(args.given) & (set() if args.resume else {"clips"} if args.data else OF_VIDEOS)
+    if unread:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in args.given if name in unread)
+        parser.error(f"{what} does not use {names}; leave it out")
     return args
 
 

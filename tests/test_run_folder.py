@@ -46,6 +46,38 @@ def test_another_process_is_refused_until_the_first_has_ended(tmp_path, end):
         pass
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_killed_process_has_forked_does_not_keep_its_lock(tmp_path):
+    code = """
+import os, sys, time
+from minnl.run_folder import RunFolder
+with RunFolder(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    if os.fork() == 0:
+        sys.exit()  # which leaves the context, and not its parent's folder
+    os.wait()
+    print(child, *os.listdir(sys.argv[1]), flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child, *files = process.stdout.readline().split()
+    try:
+        assert files == ["lock"]
+        with pytest.raises(ValueError, match=f"process {process.pid} on"):
+            RunFolder(tmp_path).__enter__()
+        process.kill()
+        process.wait(timeout=60)
+        os.kill(int(child), 0)  # it lives
+        with RunFolder(tmp_path):
+            pass
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
 def test_the_lock_may_be_nested_and_goes_with_its_file(tmp_path):
     folder, other = RunFolder(tmp_path), RunFolder(tmp_path)
     with folder:

@@ -235,6 +235,8 @@ def wrong(runs, monkeypatch):
         (("--evaluate", "runs/done", "--lr", "1", "--resume", "runs/done"), 2, "does not use --lr, --resume; leave"),
         (("--predict", "a.mp4", "--checkpoint", "b", "--seed", "1"), 2, "--predict does not use --seed; leave it out"),
         ((*ARRAYS, "--checkpoint", "runs/done"), 2, "--checkpoint is for --predict; --resume goes on with a run"),
+        ((*ARRAYS, "--clips", "9"), 2, "a training on --data does not use --clips; leave it out"),
+        (("--stride", "2", "--no-rgb"), 2, "the built-in task does not use --stride, --rgb; leave it out"),
         ((*ARRAYS, "--memory", "1"), 2, "--memory is for --plan and --views"),
         ((*ARRAYS, "--size", "1", "2", "3"), 2, "--size takes one number or two, got 3"),
         (("--non-local", "softmax"), 2, "argument --non-local: invalid choice: 'softmax'"),

@@ -50,11 +50,22 @@ def test_a_start_that_was_killed_before_its_first_checkpoint(run, runs):  # noqa
         for name, text in left.items():
             (folder / name).write_text(text)
         status, _, err = run("--resume", "runs/early")
-        assert status == 1 and "--resume: runs/early: no checkpoint is there yet; begin with --name" in err
+        assert status == 1 and "--resume: runs/early: no last.safetensors is there; begin with --name" in err
         assert run(*RUN, "--name", "early")[0] == 0
         assert weights("early")[0] == weights("done")[0]
         lines = (folder / "log.jsonl").read_text().splitlines()
         assert [json.loads(line)["kind"] for line in lines] == ["epoch", "epoch"]
+
+
+def test_without_its_last_checkpoint_a_run_goes_on_from_its_best(run):  # noqa: F811
+    shutil.copytree("runs/done", "runs/halved")
+    os.unlink("runs/halved/last.safetensors")
+    status, _, err = run("--resume", "runs/halved")
+    assert status == 1 and "no last.safetensors is there; go on from runs/halved/best.safetensors" in err
+    assert run("--resume", "runs/halved/best.safetensors")[0] == 0
+    assert weights("halved", "best")[0] == weights("done", "best")[0]
+    if weights("done", "best")[1]["epoch"] < 2:  # what comes after it comes again
+        assert weights("halved")[0] == weights("done")[0]
 
 
 def test_the_log_of_a_run_whose_checkpoints_were_removed_is_not_written_over(run):  # noqa: F811
