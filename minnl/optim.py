@@ -151,9 +151,10 @@ class Optimizer:
                     f"{name}: state {key!r} has shape {array.shape} {array.dtype}, "
                     f"parameter {i} has {p.shape} {p.dtype}"
                 )
-        for key in {"steps", "lr"} - state.keys():
+        for key in sorted({"steps", "lr"} - state.keys()):
             raise ValueError(f"{name}: state has no {key!r}")
         steps, lr = count(name, "steps", state["steps"], 0), number(name, "lr", state["lr"], 0)
+        initial_lr = number(name, "initial_lr", state.get("initial_lr", self.initial_lr), 0)
         started = [any(f"{slot}.{i}" in arrays for slot in self.slots) for i in range(size)]
         counts = state.get("counts", [steps * begun for begun in started])
         if not isinstance(counts, list) or len(counts) != size:
@@ -167,8 +168,7 @@ class Optimizer:
             slot, _, i = key.partition(".")
             with backend.on(backend.device_of(array)):
                 self.kept[slot][int(i)] = array.copy()
-        self.steps, self.counts, self.lr = steps, counts, lr
-        self.initial_lr = number(name, "initial_lr", state.get("initial_lr", self.initial_lr), 0)
+        self.steps, self.counts, self.lr, self.initial_lr = steps, counts, lr, initial_lr
 
 
 class SGD(Optimizer):

@@ -122,6 +122,7 @@ def test_state_of_another_optimiser_is_refused():
         ("counts", 1, "AdamW: state has counts 1, a list of 4 expected"),
         ("counts", [1, 1, 1, -1], r"AdamW: counts must be 0 or more, got -1"),
         ("lr", math.nan, "AdamW: lr must be 0 or more, got nan"),
+        ("initial_lr", -1.0, "AdamW: initial_lr must be 0 or more, got -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             adam.load_state_dict(before | {key: value})
