@@ -122,10 +122,11 @@ class Optimizer:
     def array(self, slot, i):
         """The kept array of parameter i: zeros when first asked for, and moved and converted along with it."""
         row, w = self.kept.setdefault(slot, [None] * len(self.params)), self.params[i].data
-        with backend.on(backend.device_of(w)):
-            if row[i] is None:
-                row[i] = backend.namespace("step", w).zeros_like(w)
-            row[i] = backend.to_device(row[i], backend.device_of(w)).astype(w.dtype, copy=False)
+        home, kept = backend.device_of(w), row[i]
+        if kept is None or (kept.dtype, backend.device_of(kept)) != (w.dtype, home):
+            with backend.on(home):
+                new = backend.namespace("step", w).zeros_like(w) if kept is None else backend.to_device(kept, home)
+                row[i] = new.astype(w.dtype, copy=False)
         return row[i]
 
     def state_dict(self):
