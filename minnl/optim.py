@@ -122,10 +122,11 @@ class Optimizer:
     def array(self, slot, i):
         """The kept array of parameter i: zeros when first asked for, and moved and converted along with it."""
         row, w = self.kept.setdefault(slot, [None] * len(self.params)), self.params[i].data
-        with backend.on(backend.device_of(w)):
-            if row[i] is None:
-                row[i] = backend.namespace("step", w).zeros_like(w)
-            row[i] = backend.to_device(row[i], backend.device_of(w)).astype(w.dtype, copy=False)
+        home, kept = backend.device_of(w), row[i]
+        if kept is None or (kept.dtype, backend.device_of(kept)) != (w.dtype, home):
+            with backend.on(home):
+                new = backend.namespace("step", w).zeros_like(w) if kept is None else backend.to_device(kept, home)
+                row[i] = new.astype(w.dtype, copy=False)
         return row[i]
 
     def state_dict(self):
@@ -151,9 +152,10 @@ class Optimizer:
                     f"{name}: state {key!r} has shape {array.shape} {array.dtype}, "
                     f"parameter {i} has {p.shape} {p.dtype}"
                 )
-        for key in {"steps", "lr"} - state.keys():
+        for key in sorted({"steps", "lr"} - state.keys()):
             raise ValueError(f"{name}: state has no {key!r}")
         steps, lr = count(name, "steps", state["steps"], 0), number(name, "lr", state["lr"], 0)
+        initial_lr = number(name, "initial_lr", state.get("initial_lr", self.initial_lr), 0)
         started = [any(f"{slot}.{i}" in arrays for slot in self.slots) for i in range(size)]
         counts = state.get("counts", [steps * begun for begun in started])
         if not isinstance(counts, list) or len(counts) != size:
@@ -167,8 +169,7 @@ class Optimizer:
             slot, _, i = key.partition(".")
             with backend.on(backend.device_of(array)):
                 self.kept[slot][int(i)] = array.copy()
-        self.steps, self.counts, self.lr = steps, counts, lr
-        self.initial_lr = number(name, "initial_lr", state.get("initial_lr", self.initial_lr), 0)
+        self.steps, self.counts, self.lr, self.initial_lr = steps, counts, lr, initial_lr
 
 
 class SGD(Optimizer):

@@ -11,22 +11,24 @@ from minnl.engine import Tensor
 def tensors(where, params):
     """Tensors that were handed over, in a list: one alone, or several in order, each once."""
     params = [params] if isinstance(params, Tensor) else _listed(where, params)
+    seen = set()
     for i, p in enumerate(params):
         if not isinstance(p, Tensor):
             raise TypeError(f"{where}: params must be leaf tensors, params[{i}] is {type(p).__name__}")
-        if any(p is q for q in params[:i]):
+        if id(p) in seen:
             raise ValueError(f"{where}: a parameter of shape {p.shape} is listed twice")
+        seen.add(id(p))
     return params
 
 
 def groups(where, params):
-    """What an optimiser was handed, as groups: dicts with a list of leaves in "params"."""
+    """What an optimiser was handed, as groups: dicts with leaves in "params", a tuple, since nothing may be added."""
     params = [params] if isinstance(params, Tensor) else _listed(where, params)
     found = params if any(isinstance(group, dict) for group in params) else [{"params": params}]
     for i, group in enumerate(found):
         if not isinstance(group, dict) or "params" not in group:
             raise TypeError(f'{where}: group {i} must be a dict with "params", got {group!r:.80}')
-    found = [group | {"params": tensors(where, group["params"])} for group in found]
+    found = [group | {"params": tuple(tensors(where, group["params"]))} for group in found]
     leaves = tensors(where, [p for group in found for p in group["params"]])
     if not leaves:
         raise ValueError(f"{where}: no parameters to optimise")

@@ -122,6 +122,7 @@ def test_state_of_another_optimiser_is_refused():
         ("counts", 1, "AdamW: state has counts 1, a list of 4 expected"),
         ("counts", [1, 1, 1, -1], r"AdamW: counts must be 0 or more, got -1"),
         ("lr", math.nan, "AdamW: lr must be 0 or more, got nan"),
+        ("initial_lr", -1.0, "AdamW: initial_lr must be 0 or more, got -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             adam.load_state_dict(before | {key: value})
@@ -346,17 +347,20 @@ def test_updates_are_in_place():
 
 
 def test_adamw_in_blocks_has_the_textbook_bits():
-    """For parameters of many sizes, and for any number of threads."""
+    """For parameters of many sizes, in two groups, of which all but one come late, and for any number of threads."""
     shapes = ((700, 500), (300_001,), (3,), (2, 5, 7))
     results = []
     for mode, count in (("textbook", 1), ("fast", 1), ("fast", 2), ("fast", 3)):
         rng = np.random.default_rng(0)
         params = [Tensor(rng.normal(size=shape).astype(np.float32), requires_grad=True) for shape in shapes]
-        optimizer = optim.AdamW(params, 0.02, weight_decay=0.2)
+        own = {"params": params[2:], "lr": 0.05, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.0}
+        optimizer = optim.AdamW([{"params": params[:2]}, own], 0.02, weight_decay=0.2)
         minnl.set_threads(count)
         with minnl.use_kernels(mode), mock.patch.object(BlockedAdamW, "step", wraps=BlockedAdamW.step) as blocked:
+            params[0].grad = np.ones(shapes[0], np.float32)
+            optimizer.step()
             arrays = run(optimizer, params, 3)
-        assert blocked.call_count == (3 if mode == "fast" else 0)
+        assert blocked.call_count == (4 if mode == "fast" else 0) and optimizer.counts == [4, 3, 3, 3]
         results.append([a.tobytes() for a in (*arrays, *optimizer.kept["first"], *optimizer.kept["second"])])
     assert all(r == results[0] for r in results)
 

@@ -38,7 +38,7 @@ ELSEWHERE = {  # names that PyTorch's modules have, and what to write here
 class Parameter(Tensor):
     """A tensor that a module learns: assigned to a Module's attribute it is listed by `parameters`.
 
-    `decay` says whether weight decay applies to it by default (not to batch norm's: see optim.groups).
+    `decay` says whether weight decay applies to it where no group of an optimiser says so (not to batch norm's).
     """
 
     __slots__ = ("decay",)
@@ -166,10 +166,8 @@ class Module:
             if name in members:
                 return members[name]
         own = getattr(type(self), name, None)
-        if isinstance(
-            own, property
-        ):  # whose AttributeError brought us here: it says which name is missing, so once more
-            return own.fget(self)
+        if isinstance(own, property):
+            return own.fget(self)  # once more: its own AttributeError brought us here, and says which name is missing
         instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
 
