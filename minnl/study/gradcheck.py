@@ -129,7 +129,7 @@ def gradcheck(fn, inputs, locate=True):
     arrays = _arrays(inputs)
     probe = _Probe(fn, arrays)
     grads = probe.gradients()
-    names = _names(fn, len(arrays))
+    names = names_of(fn, len(arrays))
     return GradcheckResult(tuple(_check(probe, i, names[i], g, locate) for i, g in enumerate(grads)))
 
 
@@ -288,7 +288,7 @@ def _look(probe, i, g, at):
     return _Scanned(Element(at, here, closest), kink, outside)
 
 
-def _names(fn, count):
+def names_of(fn, count):
     """The names of fn's arguments, where it tells them."""
     try:
         parameters = inspect.signature(fn).parameters.values()
