@@ -17,15 +17,17 @@ setup(
     packages=find_packages(include=["minnl", "minnl.*", "models", "models.*"]),
     package_data={"minnl.kernels.cuda": ["*.cu", "*.cuh"]},  # compiled on the GPU's machine, when first used
     python_requires=">=3.10",
-    install_requires=["numpy>=2.1", "matplotlib>=3.8", "safetensors>=0.4", "threadpoolctl>=3", "tqdm>=4"],
+    # Lower bounds are installed and tested (tests/lowest.py). NumPy 2.1.0 crashes on views that it is handed.
+    install_requires=["numpy>=2.1.1", "matplotlib>=3.9", "safetensors>=0.7", "threadpoolctl>=3.5", "tqdm>=4.60"],
     extras_require={
         # One of the two, by the driver's CUDA version; both at once break each other. [ctk] brings CUDA's libraries.
         "cuda12": ["cupy-cuda12x[ctk]>=14"],
         "cuda13": ["cupy-cuda13x[ctk]>=14"],
-        # PyAV 16 cannot scale on one thread, 19 drops the tolerance for titles that are not UTF-8.
-        "video": ["av>=17,<19"],
+        # PyAV 16 cannot scale on one thread, 17.0 crashes on files that Python has opened, 19 drops the tolerance for
+        # titles that are not UTF-8.
+        "video": ["av>=17.1,<19"],
         # ruff is held to one minor version: another one may format differently.
-        "test": ["pytest>=8", "hypothesis>=6", "av>=17,<19", "ruff~=0.17.0"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "av>=17.1,<19", "ruff~=0.17.0"],
         "parity": ["torch==2.13.0"],
         # The pages are Markdown and their pictures are drawn by matplotlib, which is required anyway.
         "docs": [],

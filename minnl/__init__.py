@@ -8,6 +8,7 @@ from minnl.debugging import debug
 from minnl.engine import Op, Tensor, no_grad
 from minnl.kernels import use_kernels
 from minnl.random import manual_seed
+from minnl.study.float32 import float32check
 from minnl.study.gradcheck import gradcheck
 
 __version__ = "0.1.0"
@@ -16,6 +17,7 @@ __all__ = [
     "Tensor",
     "debug",
     "device",
+    "float32check",
     "functional",
     "gradcheck",
     "manual_seed",

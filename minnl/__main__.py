@@ -21,6 +21,7 @@ def main(arguments=None):
     check = commands.add_parser("check", help="check the gradient of every op against differences")
     check.add_argument("ops", nargs="*", metavar="OP", help="only these, such as conv3d or softmax (default: all)")
     check.add_argument("--device", default="cpu", help="cpu, gpu or gpu:N (default: cpu)")
+    check.add_argument("--float32", action="store_true", help="compare float32 and its kernels with float64 instead")
     commands.add_parser("doctor", help="what minnl finds on this machine, what is wrong, and what mends it")
     networks = commands.add_parser("models", help="the published networks with their parameters and multiply-adds")
     networks.add_argument("name", nargs="?", metavar="NAME", help="one of them, layer by layer (default: all)")
@@ -62,7 +63,7 @@ def main(arguments=None):
             return command.ablate(given)
         from minnl.study import check
 
-        return check.main(given.ops, given.device)
+        return (check.float32 if given.float32 else check.main)(given.ops, given.device)
     except (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError) as error:
         from minnl.checks import printable
 

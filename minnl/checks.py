@@ -7,10 +7,9 @@ short and harmless.
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import reprlib
-
-import numpy as np
 
 LONGEST = 120  # letters of a text in a message
 
@@ -101,7 +100,7 @@ def choice(where, name, value, allowed):
 
 def number(where, name, value, low=None, high=None):
     """A Python float within [low, high]; with a bound, finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
     if not (low is None or value >= low) or not (high is None or value <= high):
         bounds = f"{low} or more" if high is None else f"from {low} to {high}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lowest import OTHERS, constraints
+
 TESTS = {
     "passes": "def test(): pass",
     "gpu": "import pytest\ndef test(): pytest.skip('needs a GPU: none here')",
@@ -42,3 +44,8 @@ def test_skips(tmp_path, ci, expected):
     summary = run.stdout.rstrip().splitlines()[-1]
     assert summary.startswith(expected), run.stdout
     assert (run.returncode != 0) == (ci != "0")
+
+
+def test_lowest_versions():
+    named = ["numpy>=2.1.1", "av<19,>=17; extra == 'test'", "cupy-cuda12x[ctk]>=14; extra == 'cuda12'", "torch==2.13.0"]
+    assert constraints(named) == ["av==17", "numpy==2.1.1", *OTHERS]

@@ -1,6 +1,6 @@
 """One video file through PyAV (FFmpeg's libraries): opened as a local file, decoded from its start, doubted.
 
-PyAV is imported on first use: the rest of minnl works without it (``pip install "av>=17,<19"``).
+PyAV is imported on first use: the rest of minnl works without it (``pip install "av>=17.1,<19"``).
 
 **Local regular files only.** A path never reaches FFmpeg as something to open: Python opens the file, and FFmpeg reads
 through it. So no name is taken for a URL, and pipes and devices are refused. Of FFmpeg's formats those are read that
@@ -55,7 +55,7 @@ class Video:
         try:
             import av
         except ImportError as error:
-            raise ImportError('video files need PyAV: pip install "av>=17,<19"') from error
+            raise ImportError('video files need PyAV: pip install "av>=17.1,<19"') from error
         self.av, self.path, self.furthest = av, path, 0.0
         self.errors = (av.error.FFmpegError, OSError)
         self.area = av.video.reformatter.Interpolation.AREA

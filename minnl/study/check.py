@@ -1,4 +1,4 @@
-"""``python -m minnl check``: the gradient check over the table of cases, on the device asked for."""
+"""``python -m minnl check``: the gradient check, or the float32 check, over the table of cases, on a device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from minnl import backend
 from minnl.engine import Tensor
 from minnl.study.cases import CASES
+from minnl.study.float32 import float32check
 from minnl.study.gradcheck import gradcheck
 
 HEAD = f"{'case':52} {'input':8} {'shape':18} {'floor':>8} {'kinks':>5}  verdict"
@@ -43,9 +44,31 @@ def main(ops=(), device="cpu"):
     return 1 if failed else 0
 
 
+def float32(ops=(), device="cpu"):
+    """Compare float32 with float64 likewise, for the output and the gradients of each case."""
+    cases = chosen(ops)
+    target = backend.device(device)
+    print(f"{'case':52} {'result':8} {'shape':18} {'error':>8} {'textbook':>8}  verdict")
+    failed = 0
+    for case in cases:
+        for found in float32check(case.fn, inputs_of(case, target)).results:
+            print(
+                f"{case.name:52} {found.name:8} {found.shape!s:18} {found.error:8.0e} {found.textbook:8.0e}  "
+                f"{found.verdict}",
+                flush=True,
+            )
+            failed += found.verdict != "pass"
+    print(f"{len(cases)} cases in float32 beside float64 on {target}: {f'{failed} failed' if failed else 'all pass'}")
+    return 1 if failed else 0
+
+
 def check(case, target):
     """The gradient check of one case on a device."""
-    return gradcheck(case.fn, [Tensor(x, device=target) for x in case.inputs(np.random.default_rng(0))])
+    return gradcheck(case.fn, inputs_of(case, target))
+
+
+def inputs_of(case, target):
+    return [Tensor(x, device=target) for x in case.inputs(np.random.default_rng(0))]
 
 
 def chosen(ops):

@@ -137,7 +137,7 @@ def gradcheck(fn, inputs, locate=True):
     with backend.on(arrays[0]):
         probe = Probe(fn, arrays)
         grads = probe.gradients()
-        names = _names(fn, len(arrays))
+        names = names_of(fn, len(arrays))
         return GradcheckResult(tuple(_check(probe, i, names[i], g, locate) for i, g in enumerate(grads)))
 
 
@@ -243,7 +243,7 @@ def _look(probe, i, g, at, unit):
     return _Scanned(Element(at, here, closest), kink, outside)
 
 
-def _names(fn, count):
+def names_of(fn, count):
     """The names of fn's arguments, where it tells them."""
     try:
         parameters = inspect.signature(fn).parameters.values()
