@@ -57,7 +57,8 @@ class Video:
         except ImportError as error:
             raise ImportError('video files need PyAV: pip install "av>=17.1,<19"') from error
         self.av, self.path, self.furthest = av, path, 0.0
-        self.errors = (av.error.FFmpegError, OSError)
+        # The last four come from PyAV's own sums and look-ups where headers are damaged.
+        self.errors = (av.error.FFmpegError, OSError, IndexError, OverflowError, UnicodeError, ZeroDivisionError)
         self.area = av.video.reformatter.Interpolation.AREA
         self.reformatter = av.video.reformatter.VideoReformatter()
         self.source = _Source(path)
@@ -132,6 +133,8 @@ class Video:
                 if witness:
                     witness.decode(packet if packet.size else None)
                 self.source.check()
+                if not packet.size and packet.dts is None:
+                    break  # all is out; PyAV stumbles over what follows if streams have come up midway
         except self.errors as error:
             account.check_data()
             why = _why(error)
@@ -245,7 +248,7 @@ class _Source:
         except (OSError, ValueError) as error:
             only = " (only local files are read)" if "://" in str(self.name) else ""
             raise VideoError(path, _why(error) + only) from None
-        self.seek, self.tell, self.close = self.file.seek, self.file.tell, self.file.close
+        self.tell, self.close = self.file.tell, self.file.close
         self.wait()
         found = os.fstat(self.file.fileno())
         if not stat.S_ISREG(found.st_mode) or not found.st_size:
@@ -255,6 +258,12 @@ class _Source:
     def read(self, size):
         self.check()
         return self.file.read(size)
+
+    def seek(self, offset, whence=0):
+        try:
+            return self.file.seek(offset, whence)
+        except OSError as error:  # a place before the file, from a damaged header: FFmpeg takes errors as numbers
+            return -error.errno
 
     def wait(self):
         """Begin to count the time that may pass."""

@@ -18,10 +18,10 @@ import zlib
 
 import numpy as np
 
-EBML, SEGMENT, CLUSTER, TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
-# What a segment may hold: these two, SeekHead, Info, Cues, Chapters, Tags, Attachments, Void, CRC-32.
-INSIDE = {CLUSTER, TRACKS, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469, 0xEC, 0xBF}
-IN_CLUSTER = {0xE7, 0xA0, 0xA3, 0xA7, 0xAB, 0x5854, 0xEC, 0xBF}  # times, blocks and the like
+EBML, SEGMENT, CLUSTER, TRACKS, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B, 0xEC
+# What a segment may hold: these three, SeekHead, Info, Cues, Chapters, Tags, Attachments, CRC-32.
+INSIDE = {CLUSTER, TRACKS, VOID, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469, 0xBF}
+IN_CLUSTER = {0xE7, 0xA0, 0xA3, 0xA7, 0xAB, 0x5854, VOID, 0xBF}  # times, blocks and the like
 CHUNK = re.compile(rb"[0-9A-Fa-f]{2}(dc|db|wb|tx|pc|iv)|ix[0-9A-Fa-f]{2}|[A-Za-z]{3}[A-Za-z0-9 ]")  # in an AVI file
 JOINED = "holds several films joined end to end, of which only the first could be read"
 
@@ -40,13 +40,14 @@ def fault(file, kind):
 
 def _matroska(file, size):
     """Top level: header, segment, and perhaps more of these, where files were joined."""
-    at = 0
+    at, known = 0, False
     while at < size:
         name, start, end = _element(file, at)
+        if name not in (EBML, SEGMENT, VOID):
+            return None if known else f"damaged: no element begins at byte {at}"  # behind all, it may be anything
         if name == SEGMENT:
-            end = size if end is None else end
-            at = start
-            while at < min(end, size):
+            known, at = True, start
+            while at < min(size if end is None else end, size):
                 name, start, after = _element(file, at)
                 if name not in INSIDE:
                     return None if name == EBML else f"damaged: no element begins at byte {at}"

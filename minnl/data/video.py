@@ -18,6 +18,7 @@ Not applied: the shape of pixels (sample aspect ratio), deinterlacing, transpare
 """
 
 import math
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -161,7 +162,9 @@ def read_video(path, positions=None, size=None, rate=None, info=None):
 
 def check_rate(where, rate):
     """`rate`, if it is None or a number of frames a second."""
-    if rate is not None and not (checks.number(where, "rate", rate) > 0 and math.isfinite(rate)):
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, numbers.Real)):
+        raise TypeError(f"{where}: rate must be a number of frames a second, got {rate!r}")
+    if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"{where}: rate must be above 0 frames a second, and finite; got {rate!r}")
     return rate
 
