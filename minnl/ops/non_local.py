@@ -140,8 +140,8 @@ class NonLocalSoftmax(_NonLocal):
         self.theta, self.phi, self.g = theta, phi, g
         self.log_sum = hollow((*theta.shape[:4], 2), theta.dtype)
         self.y = hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
-        if fast_kernels(theta) and any(self.needs) and self.few_keys():
-            self.exponentials = hollow(self.pairs(), theta.dtype)
+        kept = fast_kernels(theta) and any(self.needs) and self.few_keys()
+        self.exponentials = hollow(self.pairs(), theta.dtype) if kept else None
         self.multiply_adds = self.pairs() * (theta.shape[-1] + g.shape[-1])
         return self.y
 
