@@ -124,7 +124,7 @@ def is_array(value):
 
 def device_of(array):
     """The :class:`Device` that holds an array."""
-    return Device("gpu", int(array.device.id)) if is_gpu_array(array) else CPU
+    return CPU if isinstance(array, np.ndarray) or not is_gpu_array(array) else Device("gpu", int(array.device.id))
 
 
 def namespace(op, *arrays):

@@ -23,7 +23,7 @@ def numbers(data, dtype=None):
         raise TypeError(
             f"Tensor: data is a {kind}, which computes by other rules; write np.asarray(data) or data.filled(0)"
         )
-    given = backend.is_array(data) or isinstance(data, np.generic)  # np.float64(1) has a dtype of its own, and keeps it
+    given = hasattr(data, "dtype")  # np.float64(1), and other libraries' arrays, keep the dtype that they have
     if not backend.is_array(data):
         try:
             data = np.asarray(data)
@@ -48,13 +48,18 @@ def float_dtype(op, dtype):
     return dtype
 
 
-def check_data(array):
-    """What `tensor.data` is set to, as an array; refuses what a Tensor could not hold."""
+def check_data(array, grad):
+    """What `tensor.data` is set to, as an array; refuses what a Tensor could not hold, or not beside its gradient."""
     array = _as_array(array)
     if not backend.is_array(array) or array.dtype not in FLOATS:
         what = f"an array of {array.dtype}" if backend.is_array(array) else type(array).__name__
         raise TypeError(
             f"data: an array of float32 or float64 expected, got {what}; to fill it write t.data[...] = value"
+        )
+    if grad is not None and (grad.shape, grad.dtype) != (array.shape, array.dtype):
+        raise ValueError(
+            f"data: shape {array.shape}, {array.dtype} given; the tensor has a gradient of {grad.shape}, {grad.dtype}: "
+            "write t.grad = None before"
         )
     return array
 

@@ -119,7 +119,7 @@ class Tensor:
 
     @data.setter
     def data(self, array):
-        self._data = check_data(array)
+        self._data = check_data(array, self._grad)
 
     @grad.setter
     def grad(self, array):
@@ -200,10 +200,10 @@ class Op:
         return getattr(self, "public_name", type(self).__name__)
 
     def forward(self, *arrays):
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} has no forward")
 
     def backward(self, gy):
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} has no backward")
 
     def infer(self, *arrays):
         """What `forward` returns and keeps, for arrays of shapes without memory (see :func:`hollow`).
@@ -217,8 +217,9 @@ class Op:
             raise TypeError(f"{cls.__name__}: keeps must be a tuple of names; write keeps = ({cls.keeps!r},)")
 
     def __call__(self, *inputs):
-        arrays = check_inputs(self.name, inputs)
-        xp = backend.namespace(self.name, *arrays)
+        name = self.name
+        arrays = check_inputs(name, inputs)
+        xp, home = backend.namespace(name, *arrays), inputs[0].device
         if self.__dict__.setdefault("call", call := object()) is not call:  # in one step: of two threads one is refused
             refuse_call(self)
         self.xp = xp
@@ -228,7 +229,7 @@ class Op:
             state.plan.ran(self, arrays, y)
         else:
             self.fast = kernels.pick(self, arrays)
-            with backend.on(inputs[0].device):
+            with backend.on(home):
                 y = self.fast.forward(self, *arrays) if self.fast else self.forward(*arrays)
         if type(y) is not type(arrays[0]) or y.dtype != arrays[0].dtype:
             y = check_result(self, y, arrays[0])
@@ -238,7 +239,7 @@ class Op:
         if any(self.needs):
             self.sources = tuple((x.op or x) if x.requires_grad else None for x in inputs)
             self.expected = tuple((x.shape, x.dtype) for x in inputs)
-            self.home, self.age = inputs[0].device, next(_age)
+            self.home, self.age = home, next(_age)
             out.requires_grad, out.op = True, self
         return out
 

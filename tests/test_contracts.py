@@ -271,3 +271,11 @@ def test_what_a_backward_may_not_return(gradients, error, message):
     with pytest.raises(error, match=message):
         Mine()(a, b).sum().backward()
     assert a.grad is None and b.grad is None
+
+
+def test_an_op_without_a_body_is_named():
+    with pytest.raises(NotImplementedError, match="Empty has no forward"):
+        type("Empty", (Op,), {})()(leaf(1.0))
+    y = op_returning(lambda x: x * 1)(leaf(1.0))
+    with pytest.raises(NotImplementedError, match="Mine has no backward"):
+        y.sum().backward()

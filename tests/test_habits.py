@@ -21,6 +21,16 @@ F32 = np.float32
 A = np.array([[1, 2, 3], [4, 5, 6]], F32)
 
 
+class Other:
+    """Another library's array."""
+
+    def __init__(self, array):
+        self.array, self.dtype = array, array.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
 def names():
     """A fresh namespace for a row."""
     p = Tensor(np.array([1, 2], F32), requires_grad=True)
@@ -28,7 +38,7 @@ def names():
     return {
         "t": Tensor(A.copy()), "s": Tensor(np.array(2.5, F32)), "p": p, "h": p * 3, "a": np.ones((2, 3), F32),
         "clip": Tensor(np.zeros((2, 3, 4, 8, 8), F32)), "np": np, "F": F, "nn": nn, "Tensor": Tensor, "math": math,
-        "minnl": minnl, "copy": copy, "pickle": pickle, "no_grad": no_grad,
+        "minnl": minnl, "copy": copy, "pickle": pickle, "no_grad": no_grad, "Other": Other,
     }  # fmt: skip
 
 
@@ -125,6 +135,7 @@ GIVES = [
     # what a tensor is made of
     ("Tensor([1, 2])", Tensor(np.array([1, 2], F32))),
     ("Tensor([t, t])", Tensor(np.stack([A, A]))),
+    ("Tensor(Other(np.array([1.0, 2.0])))", Tensor(np.array([1.0, 2.0]))),
     ("Tensor(np.arange(2), dtype=np.float64)", Tensor(np.array([0.0, 1.0]))),
     ("Tensor(True)", Tensor(np.array(1, F32))),
     # copies
@@ -199,6 +210,8 @@ REFUSED = [
     ("p.grad = [1.0, 2.0]", TypeError, "grad: an array, a Tensor or None expected, got list"),
     ("p.data = h", TypeError, "data: an array of float32 or float64 expected, got Tensor"),
     ("p.data = 3.0", TypeError, r"data: .* got float; to fill it write t\.data\[\.\.\.\] = v"),
+    ("p.data = np.ones(3, np.float32)", ValueError, r"data: shape \(3,\), .* gradient of \(2,\), float32"),
+    ("p.data = p.data.astype(np.float64)", ValueError, r"data: .* float64 given; .*write t\.grad = None before"),
     ("p.data = np.arange(2)", TypeError, "data: an array of float32 or float64 expected, got an array of int64"),
     # what a tensor is made of
     ("Tensor(None)", TypeError, r"Tensor: data holds object \(of a NoneType\), real numbers expected"),
@@ -211,6 +224,7 @@ REFUSED = [
     ("Tensor(np.array([None]), dtype=np.float32)", TypeError, "Tensor: data holds object"),
     ("Tensor(np.array(['3']), dtype=np.float32)", TypeError, "Tensor: data holds <U1"),
     ("Tensor([[1.0], [2.0, 3.0]])", ValueError, "Tensor: data is a list that is no array: .*inhomogeneous"),
+    ("Tensor(Other(np.arange(3)))", TypeError, "Tensor: data has dtype int64, float32 or float64 expected"),
     ("Tensor({1: 2})", TypeError, r"Tensor: data holds object \(of a dict\)"),
     ("Tensor(np.ones((1, 1)).view(np.matrix))", TypeError, r"Tensor: data is a matrix, .*write np\.asarray"),
     ("Tensor(np.ma.array([1.0], mask=[1]))", TypeError, r"Tensor: data is a MaskedArray, .*data\.filled"),
@@ -414,7 +428,7 @@ def test_grad_and_data_take_arrays_tensors_and_scalars_that_fit():
     assert p.grad is given.data
     p.grad = None
     assert p.grad is None
-    p.data = np.zeros((4, 1))
+    p.data = np.zeros((4, 1))  # another shape and dtype: there is no gradient that it would have to fit
     assert (p.shape, p.dtype) == ((4, 1), np.float64)
     s = Tensor(np.array(2.0), requires_grad=True)
     s.grad = np.float64(3)  # what arithmetic with arrays without axes gives

@@ -275,7 +275,7 @@ class Module:
                 return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
 
         for p in self.parameters():
-            p.data, p.grad = moved(p.data), None
+            p.grad, p.data = None, moved(p.data)
         for module in self.modules():
             for name, array in module._buffers.items():
                 module._buffers[name] = moved(array)
