@@ -388,10 +388,10 @@ def test_optical_flow_has_a_mean_of_its_own(tmp_path, settings, mean, deviation)
     _, report = imported(tmp_path, "mmaction2", theirs, settings)
     assert (report.input["mean"], report.input["deviation"]) == (mean, deviation)
     assert "input: optical flow of 0 to 255, less 1" in report.text()
-    with pytest.raises(
-        ValueError, match=r"takes 2 channels; .* that of the source's other networks, \[1.0, 2.0, 3.0\]"
-    ):
+    with pytest.raises(ValueError, match=r"takes 2 channels; the mean .* is for 3: \[1.0, 2.0, 3.0\]"):
         imported(tmp_path, "mmaction2", theirs, "img_norm_cfg = dict(mean=[1, 2, 3], std=[1, 1, 1])")
+    with pytest.raises(ValueError, match=r"the deviation .* is for 3: \[1.0, 1.0, 1.0\]"):
+        imported(tmp_path, "mmaction2", theirs, "img_norm_cfg = dict(mean=[1, 2], std=[1, 1, 1])")
 
 
 def test_without_settings_what_could_be_either_is_asked_for(tmp_path):
