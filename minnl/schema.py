@@ -79,7 +79,7 @@ def either(one, other):
 
 def listed(rule, least=0, most=100_000):
     """A list of `least` to `most` values."""
-    expected = f"a list of {least:,} to {most:,} entries"
+    expected = f"a list of {most:,} entries" if least == most else f"a list of {least:,} to {most:,} entries"
     return Rule(expected, lambda v: type(v) is list and least <= len(v) <= most, lambda v: _each(v, rule))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from minnl import backend, nn
+from minnl.checks import clean
 
 CLASSIFIER = "head.classify."
 
@@ -60,7 +61,7 @@ def inflate(state, target):
     inflated = {}
     for name, array in state.items():
         goal = target.get(name)
-        if goal is not None and goal.ndim == 5:
+        if goal is not None and goal.ndim == 5 and array.ndim in (4, 5):
             array = array[None] if array.ndim == 4 else array
             taps = goal.shape[0]
             if array.shape[0] == 1 < taps:
@@ -76,6 +77,8 @@ def fold(state, eps=1e-5):
 
     Such a network has non-local blocks without norm, so theirs is folded into W_z: its weight times scale, its bias
     times scale plus shift.
+
+    Raises ValueError for a batch norm that is not whole.
     """
     folded = dict(state)
     for name in state:
@@ -83,6 +86,9 @@ def fold(state, eps=1e-5):
         if last != "running_mean":
             continue
         keys = [f"{path}.{key}" for key in ("weight", "bias", "running_mean", "running_var")]
+        wrong = [key for key in keys if key not in state or state[key].shape != state[name].shape]
+        if wrong:
+            raise ValueError(f"fold: the state has {clean(name)}, but no {clean(wrong[0])} of that shape")
         gamma, beta, mean, var = (folded.pop(key) for key in keys)
         scale = gamma / np.sqrt(var + eps)
         shift = beta - mean * scale

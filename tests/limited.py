@@ -1,6 +1,7 @@
 """Code that reads hostile files, run in a process of its own: with little memory, for a limited time."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -36,7 +37,10 @@ def outcomes(read, paths, setup="", timeout=300):
         + f"\nfor path in sys.stdin.read().splitlines():\n    said({read}, path)\n"
     )
     lines = "\n".join(map(str, paths))
-    run = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, timeout=timeout)
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # each thread of BLAS reserves memory
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=lines, env=env, capture_output=True, text=True, timeout=timeout
+    )
     found = {path: tuple(rest) for path, *rest in map(json.loads, run.stdout.splitlines())}
     assert found or not run.stderr, run.stderr
     return found

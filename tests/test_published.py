@@ -66,8 +66,8 @@ CASES = {
     ),
     "slowfast dot": (
         lambda: network(SlowFast(), (5, 1, 1), inflated=I3D, places=FIVE, kind="dot"),
-        {"cfg": "DATA:\n  MEAN: [0.5, 0.5, 0.5]\n  NUM_FRAMES: 16\n  SAMPLING_RATE: 4\n  STD:\n  - 0.25\n  - 0.25\n"
-                "NONLOCAL:\n  INSTANTIATION: dot_product\n"}, {},
+        {"cfg": "DATA:\n  MEAN: [0.5, 0.5, 0.5]\n  NUM_FRAMES: 16\n  SAMPLING_RATE: 4\n"
+                "  STD:\n  - 0.25\n  - 0.25\n  - 0.25\nNONLOCAL:\n  INSTANTIATION: dot_product\n"}, {},
         ("nl_i3d_r50_5_8x8", PAD | {"non_local": "dot", "frames": 16}), 8,
     ),
     "slowfast c2d": (
@@ -155,7 +155,7 @@ def test_a_file_of_pytorch_computes_the_same_here(tmp_path, name):
 
 def test_settings_in_a_file_are_read(tmp_path):
     for name, mean, deviation, stride in (
-        ("slowfast dot", [127.5] * 3, [63.75] * 2, 4), ("mmaction2 dot", [123.675, 116.28, 103.53], None, 2)
+        ("slowfast dot", [127.5] * 3, [63.75] * 3, 4), ("mmaction2 dot", [123.675, 116.28, 103.53], None, 2)
     ):  # fmt: skip
         make, beside, *_ = CASES[name]
         torch.save(keyed(name, make().state_dict(), beside), tmp_path / "net.pth")

@@ -31,6 +31,7 @@ def laughs(levels):
     return b")q\x00" + b"".join(b"h\x00h\x00\x86q\x00" for _ in range(levels))
 
 
+KEYED = text(b"conv1_w")
 FLOAT, KEY, DTYPE = b"ctorch\nFloatStorage\n", text(b"0"), b"cnumpy\ndtype\n" + text(b"f4") + b"\x85R"
 
 
@@ -50,6 +51,9 @@ def array(shape=b"K\x03\x85", dtype=DTYPE, data=b"C\x0c" + bytes(12)):
     state = b"(K\x01" + shape + dtype + b"\x89" + data + b"t"
     made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
     return PROTOCOL + b"}" + text(b"conv1_w") + made + state + b"bs."
+
+
+ARRAY = array(shape=b"M\xe8\x03\x85", data=b"B" + little(4000) + bytes(4000))[len(PROTOCOL + b"}" + KEYED) : -2]
 
 
 def ordered(pairs, times):
@@ -105,6 +109,13 @@ PICKLES = {
     "a key that is nested": PROTOCOL + b"}" + deep(400_000) + b"Ns.",
     "a value (t, t) forty times": PROTOCOL + laughs(40) + b"}" + text(b"conv1_w") + b"h\x00s.",
     "a call (t, t) forty times": PROTOCOL + laughs(40) + b"h\x00h\x00R.",
+    "one array under 300 names": PROTOCOL
+    + b"}("
+    + text(b"conv1_w")
+    + ARRAY
+    + b"q\x07"
+    + b"".join(text(b"pred_b%d" % i) + b"h\x07" for i in range(300))
+    + b"u.",
     "a list (t, t) forty times": PROTOCOL + laughs(40) + b"](h\x00e.",
     "escapes in a name": PROTOCOL + b"c" + ESCAPES + b"\nx\n.",
     "escapes in a key": PROTOCOL + b"}" + text(ESCAPES) + b"K\x01s.",
@@ -115,6 +126,12 @@ PICKLES = {
     "400,000 lists in lists": PROTOCOL + b"]" * 250_000 + b"a" * 249_999 + b".",
     "a memo of 200,000 values": PROTOCOL + b"".join(b"Nr" + little(i) for i in range(200_000)) + b".",
 }
+SHARED = (
+    b"}("
+    + b"".join(text(b"w%d" % i) + REBUILD + b"(" + STORAGE + b"K\x00K\x03\x85K\x01\x85\x89NtR" for i in range(20_000))
+    + b"u."
+)
+TENSORS["20,000 tensors of one storage"] = PROTOCOL + SHARED
 FILES = (
     PICKLES
     | {f"zip, {name}": torch_zip(raw) for name, raw in TENSORS.items()}
@@ -139,3 +156,14 @@ def imports(tmp_path_factory):
 def test_a_bomb_is_refused(imports, name):
     assert imports[name] is not None, "the process was killed"
     assert refused(imports[name]) is None
+
+
+def test_arrays_that_share_their_numbers_are_told(imports):
+    for name in (
+        "one array under 300 names",
+        "zip, 20,000 tensors of one storage",
+        "stream, 20,000 tensors of one storage",
+    ):
+        message = imports[name][1]
+        assert "its arrays share their numbers" in message or "whose names these are is not known" in message, name
+    assert "its arrays share their numbers, 301,000 in" in imports["one array under 300 names"][1]

@@ -17,7 +17,7 @@ from tests.published_streams import blobs_of, python_2
 
 pytest.importorskip("resource", reason="needs POSIX limits")
 
-EACH = 90
+EACH = 60
 READ = """
 from minnl.training import part
 

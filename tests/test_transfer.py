@@ -215,3 +215,17 @@ def test_weights_that_come_from_a_file_need_no_drawing():
         model = models.build("nl_c2d_r18_1", **TINY)
     assert not model.conv1.conv.weight.data.any() and model.conv1.conv.weight.dtype == np.float32
     np.testing.assert_array_equal(nn.init.normal((4,), 1.0), expected)
+
+
+def test_a_state_that_is_not_whole_is_not_folded():
+    norm = {f"a.norm.{key}": np.ones(4) for key in ("weight", "bias", "running_mean", "running_var")}
+    for wrong in ({"a.norm.running_var": np.ones(())}, {"a.norm.weight": np.ones((4, 4))}):
+        with pytest.raises(ValueError, match="the state has a.norm.running_mean, but no a.norm.* of that shape"):
+            transfer.fold(norm | wrong)
+    del norm["a.norm.bias"]
+    with pytest.raises(ValueError, match="but no a.norm.bias of that shape"):
+        transfer.fold(norm)
+    odd = {"w": np.ones(3)}
+    assert transfer.inflate(odd, {"w": np.ones((3, 1, 1, 1, 1))})["w"] is odd["w"], (
+        "not a kernel: load_state_dict refuses"
+    )

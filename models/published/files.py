@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,15 @@ def read(path):
     """
     path = Path(path)
     raw = checkpoint.read(path, "a file of weights")
-    where = str(path)
+    contents = opened(str(path), raw)
+    numbers = sum(math.prod(entry.shape) for entry in contents.arrays.values())
+    if numbers > len(raw):  # a small file would become a large network
+        raise ValueError(f"{path}: refused: its arrays share their numbers, {numbers:,} in {len(raw):,} bytes")
+    return contents
+
+
+def opened(where, raw):
+    """The Contents of a file's bytes, whatever kind it is."""
     if raw[:4] == b"PK\x03\x04":
         return state(where, "PyTorch zip archive", torch_files.read_zip(where, raw))
     if raw.startswith(torch_files.MAGIC):

@@ -84,11 +84,12 @@ def facts(where, source, seen, theirs, settings):
     except ValueError as error:
         raise ValueError(f"{where}: the settings beside its weights: {error}") from None
     made.input = INPUT[source] | made.input
-    if len(made.input["mean"]) not in (1, seen["in_channels"]):
-        raise ValueError(
-            f"{where}: it takes {seen['in_channels']} channels; its settings do not say which mean they are less, and "
-            f"that of the source's other networks, {made.input['mean']}, is for {len(made.input['mean'])}"
-        )
+    for name in ("mean", "deviation"):
+        if len(made.input[name]) not in (1, seen["in_channels"]):
+            raise ValueError(
+                f"{where}: it takes {seen['in_channels']} channels; the {name} of its settings, or else of the source's"
+                f" other networks, is for {len(made.input[name])}: {quoted(made.input[name])}"
+            )
     return made
 
 
