@@ -23,9 +23,9 @@ setup(
         "cuda12": ["cupy-cuda12x[ctk]>=14"],
         "cuda13": ["cupy-cuda13x[ctk]>=14"],
         # PyAV 16 cannot scale on one thread, 19 drops the tolerance for titles that are not UTF-8.
-        "video": ["av>=17,<19"],
+        "video": ["av>=17.1,<19"],
         # ruff is held to one minor version: another one may format differently.
-        "test": ["pytest>=8", "hypothesis>=6", "av>=17,<19", "ruff~=0.17.0"],
+        "test": ["pytest>=8", "hypothesis>=6", "av>=17.1,<19", "ruff~=0.17.0"],
         "parity": ["torch==2.13.0"],
         # The pages are Markdown and their pictures are drawn by matplotlib, which is required anyway.
         "docs": [],
