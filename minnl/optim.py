@@ -10,7 +10,7 @@ import numpy as np
 
 from minnl import backend, kernels
 from minnl.checks import choice, count, number
-from minnl.params import gradient, groups, overlap, tensors
+from minnl.params import groups, overlap, tensors
 
 ELSEWHERE = {  # names that PyTorch's optimisers have, and what to write here
     "param_groups": "set .lr, which groups with an lr of their own follow in proportion; .groups lists what was given",
@@ -79,18 +79,18 @@ class Optimizer:
     def step(self):
         """Update, in place, every parameter that requires a gradient and has one.
 
-        Raises ValueError or TypeError, before anything has changed, for options that are none, for a gradient of
-        another shape, dtype or device than its parameter, and for parameters that are read-only or share memory.
+        Raises ValueError or TypeError, before anything has changed, for options that are none, and for parameters that
+        are read-only or share memory.
         """
         settings = self.settings()
         chosen = [i for i, p in enumerate(self.params) if p.grad is not None and p.requires_grad]
-        grads = self.gradients(chosen)
+        self.check_parameters(chosen)
         kept = [[self.array(slot, i) for slot in self.slots] for i in chosen]
         self.steps += 1
         updates = []
-        for i, gw, arrays in zip(chosen, grads, kept, strict=True):
-            self.counts[i] += 1
-            updates.append((self.params[i].data, gw, settings[i] | {"step": self.counts[i]}, *arrays))
+        for i, arrays in zip(chosen, kept, strict=True):
+            p, self.counts[i] = self.params[i], self.counts[i] + 1
+            updates.append((p.data, p.grad, settings[i] | {"step": self.counts[i]}, *arrays))
         kernel = kernels.pick(self, [array for w, gw, _, *kept in updates for array in (w, gw, *kept)])
         if kernel:
             kernel.step(self, updates)
@@ -99,12 +99,10 @@ class Optimizer:
                 with backend.on(backend.device_of(w)):
                     self.update(w, gw, *kept, **options)
 
-    def gradients(self, chosen):
-        """The gradients of the parameters of these places, if a step can be made in all of them; else an error."""
-        grads = []
+    def check_parameters(self, chosen):
+        """Refuse parameters, given by their places, that cannot be updated in place, each by itself."""
         for i in chosen:
             p, where = self.params[i], f"{type(self).__name__}: parameter {i}"
-            grads.append(gradient(where, p))
             if not getattr(p.data.flags, "writeable", True):  # CuPy's arrays always are
                 raise ValueError(f"{where} of shape {p.shape} is read-only; give it a copy: p.data = p.data.copy()")
             for slot, row in self.kept.items():
@@ -117,7 +115,6 @@ class Optimizer:
                 f"{type(self).__name__}: parameters {a} and {b} share memory; give one a copy, or tie weights by "
                 "assigning one Parameter to both modules"
             )
-        return grads
 
     def array(self, slot, i):
         """The kept array of parameter i: zeros when first asked for, and moved and converted along with it."""
@@ -250,7 +247,7 @@ def clip_grad_norm(params, max_norm):
     params = [p for p in tensors("clip_grad_norm", params) if p.grad is not None]
     if not params:
         return np.float64(0)
-    grads = [gradient("clip_grad_norm", p) for p in params]
+    grads = [p.grad for p in params]
     xp = backend.namespace("clip_grad_norm", *grads)
     with backend.on(params[0].device):
         norm = _norm(xp, grads)

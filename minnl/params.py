@@ -1,6 +1,4 @@
-"""What optimisers and clipping are handed: parameters, groups of them, and their gradients. Refused is what would go
-wrong in silence.
-"""
+"""What optimisers and clipping are handed: parameters and groups of them. Refused is what would go wrong in silence."""
 
 from __future__ import annotations
 
@@ -46,17 +44,6 @@ def _listed(where, params):
     if isinstance(params, (dict, set, str)) or not hasattr(params, "__iter__"):  # a set has no order
         raise TypeError(f"{where}: params is {type(params).__name__}, a list of Tensors expected")
     return list(params)
-
-
-def gradient(where, p):
-    """The gradient of p, if p still has its shape, dtype and device: `p.data` may have been replaced since."""
-    grad = p.grad
-    theirs, mine = ((a.shape, a.dtype, backend.device_of(a)) for a in (grad, p.data))
-    if theirs != mine:
-        error = TypeError if theirs[0] == mine[0] else ValueError
-        found, expected = ("{} {} on {}".format(*kind) for kind in (theirs, mine))
-        raise error(f"{where}: the gradient is {found}, its tensor {expected}")
-    return grad
 
 
 def overlap(arrays):

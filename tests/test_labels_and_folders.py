@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from minnl.data import ArrayClips, Loader, VideoCSV, VideoFolder, one_video, open_dataset
+from minnl.data import ArrayClips, Loader, VideoCSV, VideoError, VideoFolder, one_video, open_dataset
+from minnl.data.decoder import shown
 from minnl.data.files import VideoFiles
 from tests.videos import numbered, write_video
 
@@ -83,6 +84,33 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(PermissionError, match="deep"):
         VideoFolder(tmp_path, "train")
+
+
+def test_videos_in_no_class_are_counted(tmp_path):
+    touch(tmp_path, "train/1.mp4", "train/2.avi")
+    with pytest.raises(ValueError, match="2 videos lie in .*train itself, in no class"):
+        VideoFolder(tmp_path)
+
+
+def test_of_two_layouts_the_one_taken_is_said(tmp_path):
+    touch(tmp_path, "train/a/1.mp4")
+    (tmp_path / "train.csv").write_text("path,label\ntrain/a/1.mp4,x\n")
+    with pytest.warns(RuntimeWarning, match=r"has train and train\.csv; taken is train$"):
+        assert open_dataset(tmp_path, train=True).classes == ("a",)
+
+
+def test_names_are_shown_without_what_moves_the_cursor(tmp_path):
+    assert shown("a b\u00e9.mp4") == "a b\u00e9.mp4"
+    assert shown(b"\xff\x1b[2J.mp4") == "'\\udcff\\x1b[2J.mp4'"
+    path = os.path.join(tmp_path, "\x1b[2J.mp4")
+    with pytest.raises(VideoError) as caught:
+        one_video(path, ("a",)).clip(0, None)
+    assert "\x1b" not in str(caught.value) and caught.value.path == path
+    with (
+        pytest.warns(RuntimeWarning, match=r"left out '.*\\x1b\[2J\.mp4': No such"),
+        pytest.raises(ValueError, match=r"first '.*\\x1b"),
+    ):
+        list(Loader(one_video(path, ("a",)), 1))
 
 
 # The same files in train and val

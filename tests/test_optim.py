@@ -487,14 +487,6 @@ def read_only(params):
     params[0].data.flags.writeable = False
 
 
-def of_another_dtype(params):
-    params[0].data = np.ones(())
-
-
-def of_another_shape(params):
-    params[0].data = np.ones(1, np.float32)
-
-
 def twice(params):
     params[4].data = params[2].data
 
@@ -505,8 +497,6 @@ def a_view(params):
 
 WRONG = [
     (read_only, ValueError, r"parameter 0 of shape \(\) is read-only; give it a copy"),
-    (of_another_dtype, TypeError, r"parameter 0: the gradient is \(\) float32 on cpu, its tensor \(\) float64 on cpu"),
-    (of_another_shape, ValueError, r"parameter 0: the gradient is \(\) float32 on cpu, its tensor \(1,\) float32"),
     (twice, ValueError, r"parameters 2 of shape \(5,\) and 4 of shape \(5,\) share memory; give one a copy, or tie"),
     (a_view, ValueError, r"parameters 1 of shape \(2, 1, 3\) and 3 of shape \(3, 4\) share memory"),
 ]
@@ -563,9 +553,11 @@ def test_what_is_kept_follows_its_parameter():
     optimizer = optim.AdamW(params, 0.1)
     optimizer.step()
     p = params[2]
+    p.grad = None
     p.data, p.grad = p.data.astype(np.float64), np.ones(5)
     optimizer.step()
     assert optimizer.kept["first"][2].dtype == optimizer.kept["second"][2].dtype == np.float64
+    p.grad = None
     p.data, p.grad = np.ones(4), np.ones(4)
     with pytest.raises(ValueError, match=r"AdamW: parameter 2 has shape \(4,\) now, its first has \(5,\)"):
         optimizer.step()

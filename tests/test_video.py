@@ -220,7 +220,7 @@ def test_titles_that_are_not_utf8_do_no_harm(tmp_path):
 
 def test_without_pyav_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"av>=17.1,<19"):
+    with pytest.raises(ImportError, match=r"av>=17\.1,<19"):
         read_video(tmp_path / "a.mp4")
 
 

@@ -118,18 +118,19 @@ def _opened(path, split, train, options):
             f"name the folder that holds train.npz and val.npz"
         )
     part, first = os.path.join(path, split), os.path.join(path, "train")
+    there = [ending for ending in ("", ".npz", ".csv") if os.path.exists(part + ending)]
+    if len(there) > 1:
+        names = [split + ending for ending in there]
+        warnings.warn(f"open_dataset: {path} has {' and '.join(names)}; taken is {names[0]}", RuntimeWarning)
     if os.path.isdir(part) and not os.path.exists(os.path.join(part, "clips.npy")):
         return VideoFolder(path, split, train=train, **options)
-    kinds = (
-        ("", ArrayClips, array_classes),
-        (".npz", ArrayClips, array_classes),
-        (".csv", VideoCSV, lambda file: VideoCSV(file).classes),
-    )
-    for ending, kind, classes_of in kinds:
-        if os.path.exists(part + ending):
-            if os.path.exists(first + ending):
-                options.setdefault("classes", classes_of(first + ending))
-            return kind(part + ending, train=train, **options)
+    if there:
+        kind, classes_of = (
+            (VideoCSV, lambda file: VideoCSV(file).classes) if there[0] == ".csv" else (ArrayClips, array_classes)
+        )
+        if os.path.exists(first + there[0]):
+            options.setdefault("classes", classes_of(first + there[0]))
+        return kind(part + there[0], train=train, **options)
     found = ", ".join(sorted(os.listdir(path))[:10]) or "nothing" if os.path.isdir(path) else "no such folder"
     raise ValueError(
         f"open_dataset: no {split!r} data in {path}. Wanted there: {split}/class/clip.mp4, {split}.npz, "

@@ -32,6 +32,12 @@ OTHER_SHAPE = 0.02  # a change of height / width that is more than rounding; fra
 ONE_EACH = ("h264", "hevc", "vp9", "av1", "mpeg1video", "mpeg2video", "mjpeg", "ffv1")
 
 
+def shown(path):
+    """A path fit for a terminal: with escapes in the place of what would not be printed, or would move the cursor."""
+    path = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
+    return path if path.isprintable() else ascii(path)
+
+
 class VideoError(ValueError):
     """A video file that cannot be used: unreadable, empty, without video, damaged, or cut short.
 
@@ -45,7 +51,7 @@ class VideoError(ValueError):
         self.path, self.reason = os.fspath(path), reason
 
     def __str__(self):
-        return f"{self.path}: {self.reason}"
+        return f"{shown(self.path)}: {self.reason}"
 
 
 class Video:
@@ -74,7 +80,7 @@ class Video:
         # "explode": FFmpeg's word for stopping at an error that the decoder could conceal.
         decoding = {"err_detect": "crccheck+explode", "max_pixels": str(MOST_PIXELS)}
         try:
-            # Titles and the like that are not UTF-8 are no reason to refuse a video.
+            # Titles and the like that are not UTF-8 are no reason to refuse a video. PyAV 17.0 crashes on `options`.
             self.container = av.open(
                 self.source, metadata_errors="replace", buffer_size=2**16, options={"max_pixels": str(MOST_PIXELS)},
                 container_options={"format_whitelist": FORMATS, "protocol_whitelist": "none"},

@@ -78,7 +78,7 @@ class VideoFiles(ClipDataset):
             mean=mean,
             deviation=deviation,
         )
-        self.paths = list(paths)
+        self.paths = [os.fsdecode(path) for path in paths]
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{type(self).__name__}: got {len(self.paths)} paths and {len(self.labels)} labels")
         self.rate = check_rate(type(self).__name__, rate)
@@ -181,9 +181,11 @@ class VideoFolder(VideoFiles):
             labels += [label] * len(clips)
             empty += [] if clips else [name]
         if not paths:
+            loose = sum(name.lower().endswith(EXTENSIONS) for name in os.listdir(folder))
             raise ValueError(
                 f"VideoFolder: no videos in {folder}. Wanted: {folder}/class/clip, "
                 f"with a name ending in one of {' '.join(EXTENSIONS)}"
+                + (f". {loose} videos lie in {folder} itself, in no class" if loose else "")
             )
         super().__init__(paths, labels, classes, **options)
         _say(f"VideoFolder: {folder}: ignored", ignored)
@@ -308,9 +310,9 @@ def _walk(folder, above, ignored):
 def _say(what, names):
     """One warning about all of some files, folders or classes, if there are any."""
     if names:
-        shown = ", ".join(map(repr, names[:5]))
+        first = ", ".join(map(repr, names[:5]))
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        warnings.warn(f"{what} {shown}{more}", RuntimeWarning)
+        warnings.warn(f"{what} {first}{more}", RuntimeWarning)
 
 
 def _say_repeated(dataset):

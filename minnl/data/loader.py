@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from minnl import checks
-from minnl.data.video import VideoError
+from minnl.data.decoder import VideoError, shown
 
 
 class Loader:
@@ -142,7 +142,8 @@ class Loader:
                 pool.shutdown(wait=True, cancel_futures=True)
         if first == 0 and used == 0:
             raise ValueError(
-                f"Loader: none of {len(self.dataset)} samples could be used; first {': '.join(self.skipped[0])}"
+                f"Loader: none of {len(self.dataset)} samples could be used; first "
+                f"{shown(self.skipped[0][0])}: {self.skipped[0][1]}"
             )
         self.epoch, self._next = epoch + int(self.shuffle), 0
 
@@ -186,7 +187,7 @@ class Loader:
             if reason is not None and index not in self._reported:
                 self._reported.add(index)
                 self.skipped.append((self.dataset.name(index), reason))
-                warnings.warn(f"Loader: left out {self.skipped[-1][0]}: {reason}", RuntimeWarning, stacklevel=3)
+                warnings.warn(f"Loader: left out {shown(self.skipped[-1][0])}: {reason}", RuntimeWarning, stacklevel=3)
         return x[kept], labels[kept]
 
 
