@@ -21,7 +21,7 @@ METHODS = {
     "columns": (conv_columns,),
     "columns, lines shared": (conv_columns,),
     "columns, lines shared, by frames": (conv_columns,),
-    **{f"winograd {m}": (conv_winograd, m) for m in conv.TILES},
+    **{f"winograd {m}": (conv_winograd, m) for m in winograd.POINTS},
 }
 WINDOWS = [method for method in METHODS if "winograd" not in method]
 WINOGRAD = 1e-4  # of the largest value; what the other methods have to keep is agree's default
@@ -155,7 +155,7 @@ def test_columns_along_time_alone(block, case):
 
 
 @pytest.mark.parametrize("block", [1, 100, 8192])
-@pytest.mark.parametrize("m", conv.TILES)
+@pytest.mark.parametrize("m", winograd.POINTS)
 @QUICK
 @given(case=convolutions((None, 3, 3), steps=False, groups=False))
 def test_winograd(m, block, case):
@@ -171,13 +171,13 @@ def test_winograd(m, block, case):
             agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight), WINOGRAD)
 
 
-@pytest.mark.parametrize("m", conv.TILES)
+@pytest.mark.parametrize("m", winograd.POINTS)
 def test_winograd_cuts_a_large_weight_by_its_output_channels(m):
     with by(f"winograd {m}"), mock.patch.object(conv_winograd, "WEIGHT_ELEMENTS", (m + 2) ** 2 * 3 * 5 * 2):
         agree(lambda *t: F.conv3d(*t, padding=1), arrays((2, 3, 7, 6, 5), (3, 3, 3, 5, 7)), WINOGRAD)
 
 
-@pytest.mark.parametrize("m", conv.TILES)
+@pytest.mark.parametrize("m", winograd.POINTS)
 def test_winograd_matrices_compute_a_correlation(m):
     """A^T [(G w G^T) * (B^T d B)] A is the correlation of d with w."""
     rng = np.random.default_rng(0)

@@ -25,7 +25,7 @@ GFLOPS = 90  # floating point operations per ns and core: matrix products,
 COPY = 0.25  # and ns for a number that is gathered, added or scattered; the ratio of the two is what counts
 SHORT = 400_000_000  # floating point operations of a pass, 4 ms
 POSITIONS = 784  # of the output for each task of a strided input gradient, or a half: each packs every tap's matrix
-TILES = (3, 4, 5)  # sides of Winograd tiles: larger ones multiply less, smaller ones fit small maps
+TILE = 4  # side of Winograd tiles: 2 has a digit more and takes half as long again, 5 loses most of one
 
 
 class FastConv3d(Float32Kernel):
@@ -131,10 +131,10 @@ def choose(x, weight, y, stride, pads, dilation, gradient=False):
     estimates = {(conv_taps,): taps_time(x, weight, y, stride, pads, dilation, gradient)}
     if math.prod(weight) <= (conv_columns.SUM_ELEMENTS if gradient else conv_columns.WEIGHT_ELEMENTS):
         estimates[(conv_columns,)] = columns_time(x, weight, y, stride, pads, dilation)
-    before = pads[0][0]
-    whole = before == 0 and x[1] == y[1] if weight[0] == 1 else before < weight[0] and y[1] <= x[1] + before
-    if whole and weight[1:3] == (3, 3) and stride == dilation == ONE:  # `whole`: no output frame sees padding alone
-        estimates |= {(conv_winograd, m): winograd_time(m, x, weight, y, pads) for m in TILES}
+    if weight[1:3] == (3, 3) and stride == dilation == ONE and (weight[0] > 1 or x[1] == y[1]):
+        axes = zip(x[1:4], y[1:4], weight, pads, strict=False)  # `all`: no output sees padding alone
+        if all(before < taps and out <= size + before for size, out, taps, (before, _) in axes):
+            estimates[conv_winograd, TILE] = winograd_time(TILE, x, weight, y, pads)
     return min(estimates, key=estimates.get)
 
 

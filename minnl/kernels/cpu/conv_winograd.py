@@ -7,15 +7,18 @@ docs/kernels/winograd.md.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 
 import numpy as np
 
 from minnl.kernels import memory, threads
+from minnl.kernels.cpu import conv_taps
 from minnl.kernels.cpu.gather import in_runs
 from minnl.kernels.cpu.gemm import add_product, compute, divisor, pieces
 from minnl.kernels.cpu.plans import plans
+from minnl.kernels.cpu.uneven import in_range, pixels, small_windows, windows
 from minnl.kernels.cpu.winograd import along_both, regions, squares, transforms
 
 BLOCK_ELEMENTS = 20 * 1024  # tiles * channels at once; times n^2 = 36 floats, 2.9 MB: shorter calls wait for each other
@@ -33,10 +36,20 @@ def correlate(x, weight, y, stride, pads, dilation, m):
 
     Stride and dilation are 1; they are named because all methods are called alike.
     """
+    if not in_range(weight, pixels(weight)):
+        conv_taps.correlate(x, weight, y, stride, pads, dilation)
+        return
     if weight.shape[0] == 1:
         x, y = _as_images(x), _as_images(y)
-    for some in _channel_parts(weight.shape, m):
-        _correlate(x, weight[..., some], y[..., some], pads, m)
+    lost = small_windows(x, pixels(x), y.shape[:4], len(weight), pads, m)
+    with np.errstate(over="ignore", invalid="ignore") if lost else contextlib.nullcontext():
+        for some in _channel_parts(weight.shape, m):
+            _correlate(x, weight[..., some], y[..., some], pads, m)
+    if lost:
+        every, seen = lost
+        y[every], matrix = 0, weight.reshape(-1, weight.shape[4])
+        for some, rows in windows(x, weight.shape, pads, seen):
+            y[some] = rows @ matrix
 
 
 def _correlate(x, weight, y, pads, m):
@@ -103,10 +116,21 @@ def weight_gradient(x, gy, gw, stride, pads, dilation, m):
     The tiles of gy go through A, those of x through B^T; their products, summed over the tiles, are the gradient of the
     transformed weight, and G^T takes it back. Slab by slab: first all threads transform, then all multiply.
     """
+    of = pixels(x)
+    if not (in_range(x, of) and in_range(gy, pixels(gy))):
+        conv_taps.weight_gradient(x, gy, gw, stride, pads, dilation)
+        return
     if gw.shape[0] == 1:
-        x, gy = _as_images(x), _as_images(gy)
+        x, gy, of = _as_images(x), _as_images(gy), of.reshape(-1, 1, *of.shape[2:])
+    lost = small_windows(x, of, gy.shape[:4], len(gw), pads, m)
+    if lost:
+        (every, seen), whole, gy = lost, gy, gy.copy()
+        gy[every] = 0
     for some in _channel_parts(gw.shape, m):
         _weight_gradient(x, gy[..., some], gw[..., some], pads, m)
+    if lost:
+        for some, rows in windows(x, gw.shape, pads, seen):
+            gw += (rows.T @ whole[some]).reshape(gw.shape)
 
 
 def _weight_gradient(x, gy, gw, pads, m):

@@ -22,7 +22,7 @@ BLOCK_ELEMENTS = 512 * 1024  # logits at once: 2 MB, in backward twice
 FEWEST_QUERIES = 64  # of a block, however many keys there are: products with fewer rows are slow
 MOST_KEYS = 1024  # of a product
 ALIGNED = panels.WIDTHS[0]  # positions are cut at multiples of it, for panels of equal width
-SAFE = 40 * math.log(2)  # a row of exponentials that sum up to between 2^-40 and 2^40 needs no shift
+LEAST, MOST = 2.0**-3, 2.0**40  # a row of exponentials with a sum in between needs no shift
 
 
 class StreamedSoftmax(Float32Kernel):
@@ -199,10 +199,9 @@ def exponentiate(logits, e, shifted):
     for product in logits:
         panels.multiply(*product)
     if not shifted:
-        with np.errstate(over="ignore", divide="ignore"):
+        with np.errstate(over="ignore"):
             total = power(e, out=e) @ ones
-            safe = abs(np.log(total)).max() <= SAFE  # not if one is 0, infinite or NaN
-        if safe:
+        if total.min() >= LEAST and total.max() <= MOST:  # not if one is NaN
             return total, None
         for product in logits:
             panels.multiply(*product)

@@ -70,11 +70,7 @@ class SortedConcat(Float32Kernel):
 
 
 class Line:
-    """Keys at b_j and queries at -a_i, in order: query i sees key j, f_ij > 0, if the key lies right of it.
-
-    a and b are kept with a common part moved from one to the other: only a_i + b_j matters, and sums of numbers around
-    0 keep more digits.
-    """
+    """Keys at b_j and queries at -a_i, in order: query i sees key j, f_ij > 0, if the key lies right of it."""
 
     def __init__(self, a, b):
         keys = b.shape[1]
@@ -85,8 +81,7 @@ class Line:
         self.seen = keys - keys_passed[:, keys:]  # so the keys that a query sees are the first so many
         self.queries = order[~is_key].reshape(a.shape) - keys  # from the left end,
         self.seeing = queries_passed[:, :keys]  # and so are the queries that see a key
-        common = b.mean(axis=1, keepdims=True)
-        self.a, self.b = a + common, b - common
+        self.a, self.b = a, b
 
     def seen_by_queries(self, g, weighted=False):
         """For each query the sum of g, and of b g if `weighted`, over the keys that it sees."""

@@ -22,13 +22,18 @@ from minnl.kernels.cpu.gather import LINE, in_runs, padded, strided
 
 REGION_ELEMENTS = 1024 * 1024  # of the input or output of a region, 4 MB
 LEAST_ELEMENTS = 8 * 1024  # tiles * channels: no region is less than a block, but two of this size rather than one
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)  # where polynomials are evaluated; the last point is infinity, always
+POINTS = {  # where polynomials are evaluated: those with the least rounding; the last point is infinity, always
+    2: (0.0, 1.0, -1.0),
+    3: (0.0, 0.75, -0.75, 2.0),
+    4: (0.0, 0.625, -0.625, 1.5, -1.5),
+    5: (0.0, 0.875, -0.875, 2.0, -2.0, 0.5),
+}
 
 
 @functools.cache
 def transforms(m):
     """(A^T, G, B^T) for one dimension, in float32: (m, n), (n, 3), (n, n)."""
-    n, points = m + 2, POINTS[: m + 1]
+    n, points = m + 2, POINTS[m]
     A, G, B = np.zeros((n, m)), np.zeros((n, 3)), np.zeros((n, n))
     for i, a in enumerate(points):
         others = points[:i] + points[i + 1 :]
