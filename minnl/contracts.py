@@ -56,11 +56,11 @@ def check_data(array, grad):
         raise TypeError(
             f"data: an array of float32 or float64 expected, got {what}; to fill it write t.data[...] = value"
         )
-    if grad is not None:
-        given, own = ((a.shape, str(a.dtype), str(backend.device_of(a))) for a in (array, grad))
-        if given != own:
-            found = "data: shape {}, {} on {} given; the tensor has a gradient of {}, {} on {}".format(*given, *own)
-            raise ValueError(f"{found}: write t.grad = None before")
+    if grad is not None and (grad.shape, grad.dtype) != (array.shape, array.dtype):
+        raise ValueError(
+            f"data: shape {array.shape}, {array.dtype} given; the tensor has a gradient of {grad.shape}, {grad.dtype}: "
+            "write t.grad = None before"
+        )
     return array
 
 

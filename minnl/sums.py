@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+RUN = 4096  # rows whose products are added up within one matrix product
+
 
 def total(x, axis=None, keepdims=False):
     """Sum over some axes (all if None), of x's dtype; a scalar where no axis is left."""
@@ -18,3 +20,13 @@ def total(x, axis=None, keepdims=False):
 def mean(x, axis=None, keepdims=False):
     """Mean over some axes (all if None), of x's dtype; a scalar where no axis is left."""
     return x.mean(axis=axis, keepdims=keepdims, dtype=np.float64).astype(x.dtype)
+
+
+def product(a, b):
+    """a.T @ b, of (n, I) and (n, O): a sum over n rows, in runs of them that are added up in float64."""
+    whole = len(a) // RUN * RUN if len(a) > RUN else 0
+    rest = a[whole:].T @ b[whole:]
+    if not whole:
+        return rest
+    a, b = (x[:whole].reshape(-1, RUN, x.shape[1]) for x in (a, b))
+    return total(a.swapaxes(1, 2) @ b, 0) + rest

@@ -35,7 +35,7 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Tensor
+from minnl import Tensor, backend
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).smallest_subnormal)
@@ -152,13 +152,13 @@ class Worst:
     trials: int = field(default=0)
 
 
-def outcome(fn, inputs, dtype, mode, gy):
+def outcome(fn, inputs, dtype, mode, gy, device=None):
     """Output and gradients of fn as float64 arrays, computed in `dtype`."""
     with minnl.use_kernels(mode):
-        leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in inputs]
+        leaves = [Tensor(a.astype(dtype), requires_grad=True, device=device) for a in inputs]
         y = fn(*leaves)
-        y.backward(gy(y.shape).astype(dtype))
-    return [a.astype(np.float64) for a in (y.data, *(x.grad for x in leaves))]
+        y.backward(Tensor(gy(y.shape).astype(dtype), device=device).data)
+    return [backend.to_host(a).astype(np.float64) for a in (y.data, *(x.grad for x in leaves))]
 
 
 def twins(twin, inputs, gy):
@@ -227,7 +227,7 @@ def judge(worst, number, over, found, right, peer, units):
         worst.peers = max(worst.peers, float((of_peer / seen).max(initial=0)))
 
 
-def run(subject, mode, trials=TRIALS):
+def run(subject, mode, trials=TRIALS, device=None):
     """The :class:`Worst` of a subject's trials under "fast" or "textbook" kernels."""
     worst = Worst(trials=trials)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -235,16 +235,16 @@ def run(subject, mode, trials=TRIALS):
         for number in range(trials):
             trial, gy, *others = prepared(subject, number)
             with subject.context():
-                found = outcome(trial.fn, trial.inputs, np.float32, mode, gy)
+                found = outcome(trial.fn, trial.inputs, np.float32, mode, gy, device)
             judge(worst, number, trial.over, found, *others)
     return worst
 
 
-def check(subject, mode, trials=TRIALS):
+def check(subject, mode, trials=TRIALS, device=None):
     """No error of a subject is beyond its bound."""
-    if mode == "textbook" and not importlib.util.find_spec("torch"):
+    if mode == "textbook" and device is None and not importlib.util.find_spec("torch"):
         pytest.skip("needs PyTorch: the textbook body would be its own peer")
-    worst = run(subject, mode, trials)
+    worst = run(subject, mode, trials, device)
     number, result = worst.where or (None, None)
     assert worst.beyond <= 1, (
         f"{subject.name}: trial {number}, {f'gradient {result - 1}' if result else 'output'}: "

@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels.cpu import norm, rows
 from tests.hard_inputs import NORMAL, Subject, Trial, check, hard, magnitudes, outcome, plain
@@ -152,7 +153,8 @@ def batch_norm(training):
             return [None, None] if training else [mean.astype(like), variance.astype(like)]
 
         def fn(x, weight, bias):
-            return F.batch_norm(x, *statistics(x.dtype), weight, bias, training)
+            given = [None if a is None else Tensor(a, device=x.device).data for a in statistics(x.dtype)]
+            return F.batch_norm(x, *given, weight, bias, training)
 
         def twin(x, weight, bias):
             given = [None if a is None else torch.tensor(a) for a in statistics(np.float32)]

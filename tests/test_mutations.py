@@ -72,7 +72,7 @@ MISTAKES = [
     (linear.MatMul, "backward", "gy @ self.b.swapaxes(-1, -2)", "gy @ self.b"),
     (linear.MatMul, "backward", "self.a.swapaxes(-1, -2) @ gy", "self.a @ gy"),
     (linear.Linear, "backward", "self.weight.T", "self.weight"),
-    (linear.Linear, "backward", "rows.T @ grows", "rows[1:].T @ grows[1:]"),
+    (linear.Linear, "backward", "product(rows, grows)", "product(rows[1:], grows[1:])"),
     (linear.Linear, "backward", "total(grows, 0)", "total(grows[1:], 0)"),
     (conv.Conv3d, "to_input", "windows.taps(weight.shape[:3])", "list(windows.taps(weight.shape[:3]))[1:]"),
     (conv.Conv3d, "to_input", "weight[tap][:, k].T", "weight[tap][:, k]"),

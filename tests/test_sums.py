@@ -9,7 +9,7 @@ import minnl
 from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels.cpu.sums import column_sums, over_positions, products_over_positions
-from minnl.sums import mean, total
+from minnl.sums import RUN, mean, total
 from tests.many_positions import BOUND, cases, numbers, worst
 
 MANY = cases(300_000)
@@ -38,6 +38,17 @@ def test_a_bias_under_four_million_positions(mode):
     with minnl.use_kernels(mode):
         F.linear(x, weight, bias).backward(np.full((4_000_000, 2), 0.1, np.float32))
     np.testing.assert_allclose(bias.grad, 4_000_000 * float(np.float32(0.1)), rtol=BOUND)
+
+
+@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("n", [1, RUN, RUN + 1, 2 * RUN, 1_000_003])
+def test_a_weight_under_many_positions(n, mode):
+    """A product over four million positions was off by 1 %. A run of positions may round at every step, no more."""
+    x, gy = np.full((n, 3), 0.1, np.float32), np.full((n, 2), 0.1, np.float32)
+    weight = Tensor(np.zeros((3, 2), np.float32), requires_grad=True)
+    with minnl.use_kernels(mode):
+        F.linear(Tensor(x), weight).backward(gy)
+    np.testing.assert_allclose(weight.grad, n * float(np.float32(0.1)) ** 2, rtol=RUN * 2.0**-24)
 
 
 def test_sum_and_mean_are_rounded_once():

@@ -6,7 +6,7 @@ import math
 
 from minnl.engine import Op, hollow, sum_to
 from minnl.ops.arguments import broadcast_shape, layout, tensor, tensors
-from minnl.sums import total
+from minnl.sums import product, total
 
 
 class MatMul(Op):
@@ -61,7 +61,7 @@ class Linear(Op):
     def backward(self, gy):
         rows, grows = self.x.reshape(-1, self.x.shape[-1]), gy.reshape(-1, gy.shape[-1])
         gx = gy @ self.weight.T if self.needs[0] else None
-        gw = rows.T @ grows if self.needs[1] else None
+        gw = product(rows, grows) if self.needs[1] else None
         gb = (total(grows, 0),) if len(self.needs) == 3 else ()
         return gx, gw, *gb
 

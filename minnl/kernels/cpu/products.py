@@ -7,10 +7,13 @@ twice as slow. So the fast bodies of all products run on this library's threads,
 
 from __future__ import annotations
 
+import numpy as np
+
 from minnl.kernels import memory, threads
 from minnl.kernels.cpu.gemm import multiply
 from minnl.kernels.cpu.kernel import Float32Kernel
 from minnl.kernels.cpu.sums import column_sums
+from minnl.sums import RUN
 
 LARGE = 64_000_000  # multiply-adds from which on a batched product is left to BLAS: it gains more than others lose
 
@@ -28,7 +31,7 @@ class ThreadedLinear(Float32Kernel):
     def backward(op, gy):
         x, gy = op.x.reshape(-1, op.x.shape[-1]), gy.reshape(-1, gy.shape[-1])
         gx = product(gy, op.weight.T).reshape(op.x.shape) if op.needs[0] else None
-        gw = product(x.T, gy) if op.needs[1] else None
+        gw = product_of_columns(x, gy) if op.needs[1] else None
         return gx, gw, *((column_sums(gy),) if len(op.needs) == 3 else ())
 
 
@@ -54,3 +57,12 @@ def product(a, b):
     parts = threads.tasks_for(2 * a.size * b.shape[1])
     threads.run(lambda rows: multiply(a[rows], b, out[rows]), threads.shares(len(a), parts))
     return out
+
+
+def product_of_columns(a, b):
+    """a.T @ b, of (P, I) and (P, O): where P is large in runs of rows, on all threads, that are added up in float64."""
+    runs = threads.pieces(len(a), RUN)
+    if len(runs) == 1:
+        return product(a.T, b)
+    products = threads.run(lambda some: a[some].T @ b[some], runs)
+    return np.sum(products, axis=0, dtype=np.float64).astype(a.dtype)

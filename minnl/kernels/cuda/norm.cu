@@ -19,11 +19,12 @@ __global__ void moments(const T* __restrict__ x, index_t rows, index_t channels,
     if (c < channels && threadIdx.y == 0) partial[blockIdx.y * channels + c] = seen;
 }
 
-// Mean and 1 / deviation of each channel; moves the running statistics, if there are any, towards those of this batch.
+// Mean, what it lost when it was rounded, and 1 / deviation of each channel; moves the running statistics, if there are
+// any, towards those of this batch.
 template <typename T>
 __global__ void merge_moments(const Moments<T>* __restrict__ partial, const T* __restrict__ x, index_t slices,
-                              index_t channels, double eps, double momentum, T* mean, T* rstd, T* running_mean,
-                              T* running_var) {
+                              index_t channels, double eps, double momentum, T* mean, T* left, T* rstd,
+                              T* running_mean, T* running_var) {
     const index_t c = channel();
     Moments<T> seen = {0, 0, 0};
     if (c < channels)
@@ -31,6 +32,7 @@ __global__ void merge_moments(const Moments<T>* __restrict__ partial, const T* _
     seen = merge_rows(seen);
     if (c >= channels || threadIdx.y != 0) return;
     mean[c] = x[c] + seen.mean;
+    left[c] = x[c] - mean[c] + seen.mean;
     rstd[c] = 1 / sqrt(seen.squares / seen.count + T(eps));
     if (running_mean) {
         const T share = momentum, rest = 1 - momentum;
@@ -45,17 +47,28 @@ __global__ void invert(const T* __restrict__ var, index_t channels, double eps, 
     for (index_t c = first(); c < channels; c += stride()) rstd[c] = 1 / sqrt(var[c] + T(eps));
 }
 
+// What is to be taken off x, in two steps: the mean, and what that lost (null: nothing).
+template <typename T>
+struct Centre {
+    const T mean, left;
+
+    __device__ Centre(const T* mean, const T* left, index_t c) : mean(mean[c]), left(left ? left[c] : T(0)) {}
+    __device__ T off(T x) const { return x - mean - left; }
+};
+
 // y = max((x - mean) rstd weight + bias + residual, 0), or without the maximum, or without the residual (null).
 template <typename T>
-__global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, const T* __restrict__ rstd,
-                          const T* __restrict__ weight, const T* __restrict__ bias, const T* __restrict__ residual,
-                          bool relu, index_t rows, index_t channels, T* __restrict__ y) {
+__global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, const T* __restrict__ left,
+                          const T* __restrict__ rstd, const T* __restrict__ weight, const T* __restrict__ bias,
+                          const T* __restrict__ residual, bool relu, index_t rows, index_t channels,
+                          T* __restrict__ y) {
     const index_t c = channel();
     if (c >= channels) return;
-    const T m = mean[c], scale = rstd[c] * weight[c], b = bias[c];
+    const Centre<T> centre(mean, left, c);
+    const T scale = rstd[c] * weight[c], b = bias[c];
     for (index_t i = first_row(); i < rows; i += row_stride()) {
         const index_t at = i * channels + c;
-        T z = (x[at] - m) * scale + b;
+        T z = centre.off(x[at]) * scale + b;
         if (residual) z += residual[at];
         y[at] = relu && z < 0 ? T(0) : z;  // so that NaN stays NaN
     }
@@ -65,17 +78,18 @@ __global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, c
 // second sum is 0.
 template <typename T>
 __global__ void sums(const T* __restrict__ gy, const T* __restrict__ y, const T* __restrict__ x,
-                     const T* __restrict__ mean, const T* __restrict__ rstd, index_t rows, index_t channels,
-                     Sums<T>* partial) {
+                     const T* __restrict__ mean, const T* __restrict__ left, const T* __restrict__ rstd, index_t rows,
+                     index_t channels, Sums<T>* partial) {
     const index_t c = channel();
     Sums<double> seen = {0, 0};
     if (c < channels) {
-        const T m = mean[c], r = rstd[c];
+        const Centre<T> centre(mean, left, c);
+        const T r = rstd[c];
         for (index_t i = first_row(); i < rows; i += row_stride()) {
             const index_t at = i * channels + c;
             const T gz = y && y[at] <= 0 ? T(0) : gy[at];  // where y is NaN too
             seen.a += gz;
-            if (x) seen.b += gz * ((x[at] - m) * r);
+            if (x) seen.b += gz * (centre.off(x[at]) * r);
         }
     }
     seen = merge_rows(seen);
@@ -102,17 +116,18 @@ __global__ void merge_sums(const Sums<T>* __restrict__ partial, index_t slices, 
 // the residual's gradient, which is gz. Either may be null: not wanted.
 template <typename T>
 __global__ void gradient(const T* __restrict__ gy, const T* __restrict__ y, const T* __restrict__ x,
-                         const T* __restrict__ mean, const T* __restrict__ rstd, const T* __restrict__ weight,
-                         const T* __restrict__ gbias, const T* __restrict__ gweight, index_t rows, index_t channels,
+                         const T* __restrict__ mean, const T* __restrict__ left, const T* __restrict__ rstd,
+                         const T* __restrict__ weight, const T* __restrict__ gbias, const T* __restrict__ gweight, index_t rows, index_t channels,
                          T* __restrict__ gx, T* __restrict__ gresidual) {
     const index_t c = channel();
     if (c >= channels) return;
+    const Centre<T> centre(mean, left, c);
     const T r = rstd[c], scale = weight[c] * r;
-    const T m = x ? mean[c] : T(0), constant = x ? gbias[c] / rows : T(0), slope = x ? gweight[c] / rows * r : T(0);
+    const T constant = x ? gbias[c] / rows : T(0), slope = x ? gweight[c] / rows * r : T(0);
     for (index_t i = first_row(); i < rows; i += row_stride()) {
         const index_t at = i * channels + c;
         const T gz = y && y[at] <= 0 ? T(0) : gy[at];
         if (gresidual) gresidual[at] = gz;
-        if (gx) gx[at] = (gz - constant - (x ? (x[at] - m) * slope : T(0))) * scale;
+        if (gx) gx[at] = (gz - constant - (x ? centre.off(x[at]) * slope : T(0))) * scale;
     }
 }

@@ -26,11 +26,12 @@ class FusedBatchNorm(GpuKernel):
     def forward(op, x, weight, bias, *residual):
         op.x, op.weight, bias, *residual = contiguous(x, weight, bias, *residual)
         walk, xp = Walk(op.x), backend.load_cupy()
-        op.mean, op.rstd = xp.empty_like(op.weight), xp.empty_like(op.weight)
+        op.mean, op.left, op.rstd = (xp.empty_like(op.weight) for _ in range(3))
         partial = walk.partial(3)
         walk.sum("moments<T>", op.x, *walk.sizes, partial)
         walk.merge(
-            "merge_moments<T>", partial, op.x, len(partial), walk.channels, op.eps, op.momentum, op.mean, op.rstd,
+            "merge_moments<T>", partial, op.x, len(partial), walk.channels, op.eps, op.momentum, op.mean, op.left,
+            op.rstd,
             *(op.running or (None, None)),
         )  # fmt: skip
         y = normalised(op, walk, op.x, op.weight, bias, *residual)
@@ -52,7 +53,7 @@ class FusedFrozenBatchNorm(GpuKernel):
     @staticmethod
     def forward(op, x, weight, bias, *residual):
         x, weight, bias, op.mean, var, *residual = contiguous(x, weight, bias, op.mean, op.var, *residual)
-        walk, op.rstd = Walk(x), backend.load_cupy().empty_like(weight)
+        walk, op.left, op.rstd = Walk(x), None, backend.load_cupy().empty_like(weight)
         NORM.launch("invert<T>", x.dtype, *grid(var.size), var, var.size, op.eps, op.rstd)
         y = normalised(op, walk, x, weight, bias, *residual)
         op.keep(x, weight, y)
@@ -101,7 +102,7 @@ class Walk:
 
 def normalised(op, walk, x, weight, bias, residual=None):
     y = backend.load_cupy().empty_like(x)
-    walk.write("normalise<T>", x, op.mean, op.rstd, weight, bias, residual, op.relu, *walk.sizes, y)
+    walk.write("normalise<T>", x, op.mean, op.left, op.rstd, weight, bias, residual, op.relu, *walk.sizes, y)
     return y
 
 
@@ -109,7 +110,7 @@ def gradients_of_channels(op, walk, gy):
     """gweight and gbias; of no use is gweight if the op kept no x."""
     xp = backend.load_cupy()
     gweight, gbias, partial = xp.empty_like(op.weight), xp.empty_like(op.weight), walk.partial(2)
-    walk.sum("sums<T>", gy, op.y, op.x, op.mean, op.rstd, *walk.sizes, partial)
+    walk.sum("sums<T>", gy, op.y, op.x, op.mean, op.left, op.rstd, *walk.sizes, partial)
     walk.merge("merge_sums<T>", partial, len(partial), walk.channels, gbias, gweight)
     return gweight, gbias
 
@@ -123,7 +124,7 @@ def gradients(op, walk, gy, gbias=None, gweight=None):
     if gx is not None or apart:
         x = None if gbias is None else op.x
         walk.write(
-            "gradient<T>", gy, op.y, x, op.mean, op.rstd, op.weight, gbias, gweight, *walk.sizes, gx,
+            "gradient<T>", gy, op.y, x, op.mean, op.left, op.rstd, op.weight, gbias, gweight, *walk.sizes, gx,
             gresidual if apart else None,
         )  # fmt: skip
     return gx, gresidual
