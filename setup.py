@@ -23,8 +23,8 @@ setup(
         # One of the two, by the driver's CUDA version; both at once break each other. [ctk] brings CUDA's libraries.
         "cuda12": ["cupy-cuda12x[ctk]>=14"],
         "cuda13": ["cupy-cuda13x[ctk]>=14"],
-        # PyAV 16 cannot scale on one thread, 17.0 crashes on files that Python has opened, 19 drops the tolerance for
-        # titles that are not UTF-8.
+        # PyAV 16 cannot scale on one thread, 17.0 crashes on options for decoders, 19 drops the tolerance for titles
+        # that are not UTF-8.
         "video": ["av>=17.1,<19"],
         # ruff is held to one minor version: another one may format differently.
         "test": ["pytest>=8", "hypothesis>=6.100", "av>=17.1,<19", "ruff~=0.17.0"],

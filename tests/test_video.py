@@ -171,6 +171,20 @@ def test_sound_may_be_longer_than_the_video(tmp_path, name, codec, sound):
         assert scan_video(path).frames == frames
 
 
+def test_a_transport_stream_may_begin_between_two_key_frames(tmp_path):
+    """A recording begins when it begins: what leans on frames that came before cannot be shown."""
+    path = write_video(
+        tmp_path / "a.ts", numbered(24), 25, "libx264", "yuv420p", **{"x264-params": "keyint=8:scenecut=0"}
+    )
+    whole, data = read_video(path), path.read_bytes()
+    tables = data[: 3 * 188]
+    for packets in range(4, len(data) // 188 // 3, 2):
+        path.write_bytes(tables + data[packets * 188 :])
+        frames = read_video(path)
+        assert len(frames) in (8, 16)
+        np.testing.assert_array_equal(frames, whole[-len(frames) :])
+
+
 def test_a_file_that_changed_since_its_scan_is_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", numbered(12), qp=0)
     info = scan_video(path)

@@ -22,7 +22,8 @@ import warnings
 from minnl.data import transforms
 from minnl.data.arrays import ArrayClips, array_classes
 from minnl.data.clips import ClipDataset
-from minnl.data.files import VideoCSV, VideoFolder, one_video, repeated
+from minnl.data.files import VideoCSV, VideoFolder, one_video
+from minnl.data.listing import repeated
 from minnl.data.loader import Loader
 from minnl.data.synthetic import RelationClips
 from minnl.data.video import VideoError, VideoInfo, read_video, scan_video

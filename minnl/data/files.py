@@ -1,23 +1,14 @@
 """Datasets of video files: a folder for each class, or a list in a CSV file."""
 
 import csv
-import hashlib
 import os
 import threading
-import warnings
 
 from minnl import checks
 from minnl.data import transforms
 from minnl.data.clips import ClipDataset, numbered_classes
+from minnl.data.listing import EXTENSIONS, entries, folders, hidden, say, say_repeated, walk
 from minnl.data.video import VideoError, check_rate, read_video, scan_video
-
-EXTENSIONS = (
-    ".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".wmv",
-    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".dv",
-)  # fmt: skip
-# What operating systems leave behind, beside names that begin with a dot.
-LEFT_BEHIND = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-ENDS = 2**16  # bytes at the start and the end of a file that tell it from others of its size
 
 
 class VideoFiles(ClipDataset):
@@ -160,23 +151,23 @@ class VideoFolder(VideoFiles):
         root = os.fspath(root)
         folder = os.path.join(root, split)
         if not os.path.isdir(folder):
-            found = ", ".join(_folders(root)) or "none" if os.path.isdir(root) else "no such folder"
+            found = ", ".join(folders(root)) or "none" if os.path.isdir(root) else "no such folder"
             raise ValueError(
                 f"VideoFolder: {root} has no folder {split!r}; folders there: {found}. "
                 "Wanted: root/split/class/clip.mp4"
             )
         train = os.path.join(root, "train")
-        classes = _folders(train if os.path.isdir(train) else folder)
-        strange = sorted(set(_folders(folder)) - set(classes))
+        classes = folders(train if os.path.isdir(train) else folder)
+        strange = sorted(set(folders(folder)) - set(classes))
         if strange:
             raise ValueError(f"VideoFolder: {folder} has classes that {train} has not: {checks.listed(strange)}")
         paths, labels, ignored, empty = [], [], [], []
-        for entry in _entries(folder):
-            if not entry.is_dir() or _hidden(entry):
+        for entry in entries(folder):
+            if not entry.is_dir() or hidden(entry):
                 ignored.append(entry.path)
         for label, name in enumerate(classes):
             inside = os.path.join(folder, name)
-            clips = _walk(inside, {os.path.realpath(inside)}, ignored) if os.path.isdir(inside) else []
+            clips = walk(inside, {os.path.realpath(inside)}, ignored) if os.path.isdir(inside) else []
             paths += clips
             labels += [label] * len(clips)
             empty += [] if clips else [name]
@@ -188,10 +179,10 @@ class VideoFolder(VideoFiles):
                 + (f". {loose} videos lie in {folder} itself, in no class" if loose else "")
             )
         super().__init__(paths, labels, classes, **options)
-        _say(f"VideoFolder: {folder}: ignored", ignored)
+        say(f"VideoFolder: {folder}: ignored", ignored)
         if folder == train:
-            _say(f"VideoFolder: {folder}: classes without a video:", empty)
-        _say_repeated(self)
+            say(f"VideoFolder: {folder}: classes without a video:", empty)
+        say_repeated(self)
 
 
 class VideoCSV(VideoFiles):
@@ -239,7 +230,7 @@ class VideoCSV(VideoFiles):
             classes,
             **options,
         )
-        _say_repeated(self)
+        say_repeated(self)
 
 
 def one_video(path, classes, **options):
@@ -254,76 +245,6 @@ def one_video(path, classes, **options):
         As in `VideoFiles`: those the network was trained with.
     """
     return VideoFiles([os.fspath(path)], [0], classes, **options)
-
-
-def repeated(paths, others):
-    """Those of some files that are among others too, going by their size, and then by their first and last 64 KiB."""
-    sizes, found = {0: ()}, []  # empty files are alike, and no videos
-    for path in filter(os.path.isfile, others):
-        size = os.path.getsize(path)
-        sizes[size] = (*sizes.get(size, ()), path) if size else ()
-    for path in filter(os.path.isfile, paths):
-        alike = sizes.get(os.path.getsize(path), ())
-        if alike and _ends(path) in map(_ends, alike):
-            found.append(path)
-    return found
-
-
-def _ends(path):
-    with open(path, "rb") as file:
-        start = file.read(ENDS)
-        file.seek(max(os.path.getsize(path) - ENDS, 0))
-        return hashlib.sha256(start + file.read(ENDS)).digest()
-
-
-def _entries(path):
-    return sorted(os.scandir(path), key=lambda entry: entry.name)
-
-
-def _hidden(entry):
-    return entry.name.startswith(".") or entry.name in LEFT_BEHIND
-
-
-def _folders(path):
-    return [entry.name for entry in _entries(path) if entry.is_dir() and not _hidden(entry)]
-
-
-def _walk(folder, above, ignored):
-    """Paths of the videos in a folder and the folders in it; what is none goes to `ignored`.
-
-    `above` has the folders that lead here: a link to one of them is not followed.
-    """
-    found = []
-    for entry in _entries(folder):
-        real = os.path.realpath(entry.path)
-        if _hidden(entry):
-            ignored.append(entry.path)
-        elif entry.is_dir() and real not in above:
-            found += _walk(entry.path, above | {real}, ignored)
-        elif entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir():
-            found.append(entry.path)
-        else:
-            ignored.append(entry.path)
-    return found
-
-
-def _say(what, names):
-    """One warning about all of some files, folders or classes, if there are any."""
-    if names:
-        first = ", ".join(map(repr, names[:5]))
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        warnings.warn(f"{what} {first}{more}", RuntimeWarning)
-
-
-def _say_repeated(dataset):
-    """Warn of files that are in a dataset more than once."""
-    labels = {}
-    for path, label in zip(dataset.paths, dataset.labels, strict=True):
-        labels.setdefault(os.path.realpath(path), []).append(label)
-    often = {path: found for path, found in labels.items() if len(found) > 1}
-    where = f"{type(dataset).__name__}: listed more than once"
-    _say(f"{where}, as different classes:", [path for path, found in often.items() if len(set(found)) > 1])
-    _say(f"{where}:", [path for path, found in often.items() if len(set(found)) == 1])
 
 
 def _csv_rows(path, split):
