@@ -58,7 +58,7 @@ def read(path):
     contents = opened(str(path), raw)
     numbers = sum(math.prod(entry.shape) for entry in contents.arrays.values())
     if numbers > len(raw):  # a small file would become a large network
-        raise ValueError(f"{path}: refused: its arrays share their numbers, {numbers:,} in {len(raw):,} bytes")
+        raise ValueError(f"{path}: refused: its arrays have {numbers:,} numbers, the file {len(raw):,} bytes")
     return contents
 
 
