@@ -82,8 +82,8 @@ def convolution(method):
             _, _, of_weight, of_bias = terms(fn)(inputs, gy, results)
             filters, mirrored = ((weight**2).sum(axis=axis) for axis in ((0, 1, 2, 3), (0, 1, 2, 4)))
             return (
-                factor * np.sqrt(windows * filters) + np.abs(bias),
-                factor * np.sqrt(of_gy * mirrored),
+                factor * np.sqrt(windows * filters) + np.abs(bias) + NORMAL * weight[..., 0].size,
+                factor * np.sqrt(of_gy * mirrored) + NORMAL * weight[..., 0, :].size,
                 factor * of_weight.max(axis=(0, 1, 2), keepdims=True),
                 of_bias,
             )
