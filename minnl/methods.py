@@ -168,7 +168,8 @@ for _name, _symbol in COMPARISONS.items():
 Tensor.__hash__ = object.__hash__
 
 
-# Arithmetic: a new tensor. In place (t += u, t[...] = u): an edit of the array, where no graph is recorded.
+# Arithmetic: a new tensor. In place (t += u, t[...] = u): an edit of the array, where no graph is recorded. Where one is
+# recorded, t += u gives the name t to the new tensor t + u, so that losses can be summed up.
 
 
 def _editable(x, symbol):
@@ -190,11 +191,15 @@ def _editable(x, symbol):
 
 def _in_place(symbol, function):
     def edit(x, other):
-        array, y = _editable(x, symbol), function(x, other).data
+        rebinds = state.recording and not (x.is_leaf and x.requires_grad)
+        array = None if rebinds else _editable(x, symbol)
+        y = function(x, other)
         if y.shape != x.shape:
             raise ValueError(f"{symbol}: the result has shape {y.shape}, the tensor has {x.shape}; write t = t + u")
+        if rebinds:
+            return y
         with backend.on(x.device):
-            array[...] = y
+            array[...] = y.data
         return x
 
     return edit
