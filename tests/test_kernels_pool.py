@@ -216,3 +216,12 @@ def test_a_block_is_no_larger_than_it_should_be_where_rows_allow():
                 rows = plan.axes[1].stride * shape[3] * shape[4]
                 assert seen <= 3000 + 2 * rows
             assert (covered == 1).all()
+
+
+def test_the_average_of_a_very_large_window_is_left_to_the_textbook():
+    """Running sums in float32 lose digits; the textbook adds up in float64."""
+    x = Tensor(np.full((1, 1, 40, 40, 2), 0.1, np.float32), requires_grad=True)
+    assert F.avg_pool3d(x, (1, 4, 4)).op.fast is avg_pool.BlockedAvgPool
+    y = F.avg_pool3d(x, (1, 40, 40))
+    assert y.op.fast is None
+    np.testing.assert_array_equal(y.data, np.float32(0.1))
