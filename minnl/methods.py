@@ -168,7 +168,7 @@ for _name, _symbol in COMPARISONS.items():
 Tensor.__hash__ = object.__hash__
 
 
-# Arithmetic: a new tensor. In place (t += u, t[...] = u), where no graph is recorded: an edit of the array. Where one is
+# Arithmetic: a new tensor. In place (t += u, t[...] = u) where no graph is recorded: an edit of the array. Where one is
 # recorded, t += u gives the name t to the new tensor t + u, so that losses can be summed up.
 
 
