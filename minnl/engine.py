@@ -26,7 +26,7 @@ class _State(threading.local):
     """What a thread has switched on; threads do not see each other's."""
 
     recording = True
-    plan = None  # a list to which ops add themselves instead of computing: see Op.infer
+    plan = None  # a study.bill.Plan, which ops tell of themselves instead of computing: see Op.infer
 
 
 state = _State()
@@ -181,8 +181,7 @@ class Op:
         self.xp = backend.namespace(self.name, *arrays)
         self.needs = tuple(state.recording and t.requires_grad for t in inputs)
         if state.plan is not None:
-            y = self.infer(*arrays)
-            state.plan.append((self, arrays, y, debugging.path()))
+            y = state.plan.run(self, arrays)
         else:
             self.fast = kernels.pick(self, arrays)
             with backend.on(inputs[0].device):
@@ -206,6 +205,8 @@ class Op:
             )
         if debugging.active():
             debugging.before_backward(self)
+        if state.plan is not None:
+            return state.plan.gradients(self, gy)
         with backend.on(self.home):
             grads = self.fast.backward(self, gy) if self.fast else self.backward(gy)
             grads = [None if gx is None else self.xp.asarray(gx) for gx in grads]  # of 0-d arrays NumPy makes scalars
@@ -280,6 +281,8 @@ class Accumulation:
 
 def _plus(a, b):
     """a + b, on their device; out of place, since either may be shared with another input or tensor."""
+    if state.plan is not None:
+        return hollow(a.shape, a.dtype)
     op = Accumulation()
     kernel = kernels.pick(op, (a, b))
     if kernel:
@@ -323,7 +326,11 @@ def check_inputs(op, inputs):
 
 def hollow(shape, dtype):
     """An array of a shape that takes no memory (every element is the same zero), for planning."""
-    return np.broadcast_to(np.zeros((), dtype), shape)
+    memory = np.zeros((), dtype)
+    array = np.broadcast_to(memory, shape)
+    if state.plan is not None:
+        state.plan.made(memory, array.nbytes)
+    return array
 
 
 def sum_to(array, shape):

@@ -108,7 +108,7 @@ class TwoRuns(Op):
     def infer(self, *arrays):
         """The first run, planned; and in `second` the ops of the second one, for the bill."""
         y = self.forward(*arrays)
-        before, engine.state.plan = engine.state.plan, []
+        before, engine.state.plan = engine.state.plan, engine.state.plan.apart()
         try:
             self.again()
             self.second = engine.state.plan

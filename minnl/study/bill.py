@@ -1,20 +1,25 @@
 """The bill before a run: shapes, parameters, multiply-adds and memory of a network, from shapes alone.
 
-The network runs once on arrays that have a shape but take no memory (engine.hollow); every op answers with `infer`,
-says what it would keep, and computes nothing. What nn.Recompute runs is listed once, without anything kept.
+The network runs once, forward and backward, on arrays that have a shape but take no memory (engine.hollow); every op
+answers with `infer`, says what it would keep, and computes nothing. What nn.Recompute runs is listed once, without
+anything kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from minnl import debugging, engine, random
 from minnl.engine import Tensor, hollow
 from minnl.nn.module import keeping_modes
+from minnl.study.memory_plan import Events, most_at_once, pool_size
+
+LARGEST = 2**20  # clips of a batch
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,10 @@ class Bill:
     fixed : int
         Bytes whatever the batch: parameters, their gradients, the optimiser's arrays, buffers.
     forward_peak, peak : int
-        Estimated bytes at the worst moment of an evaluation, and of a training step.
+        Estimated bytes at the worst moment of an evaluation, and of a training step; the second on a GPU as CuPy's pool
+        takes them from the driver.
+    peak_of : callable
+        The peak of another number of clips.
     """
 
     rows: list
@@ -54,6 +62,7 @@ class Bill:
     fixed: int
     forward_peak: int
     peak: int
+    peak_of: Callable[[int], int] = field(compare=False, repr=False)
 
     @property
     def multiply_adds(self):
@@ -63,9 +72,25 @@ class Bill:
     def kept(self):
         return sum(row.kept for row in self.rows)
 
-    def largest_batch(self, memory):
-        """How many clips fit into `memory` bytes (0 if not one does): beyond what is fixed, cost is linear in clips."""
-        return max(0, int((memory - self.fixed) // max((self.peak - self.fixed) / self.batch, 1)))
+    def largest_batch(self, memory, beside=0):
+        """How many clips fit into `memory` bytes, each with `beside` bytes more than the bill says (0 if not one does).
+
+        By bills of several batches: gradients, workspace and a pool's gaps do not grow with the batch.
+        """
+
+        def fits(clips):
+            try:
+                return self.peak_of(clips) + clips * beside <= memory
+            except ValueError:  # so few that batch norm refuses them
+                return False
+
+        most, over = 0, self.batch
+        while over < LARGEST and fits(over):
+            most, over = over, 2 * over
+        while over - most > 1:
+            middle = (most + over) // 2
+            most, over = (middle, over) if fits(middle) else (most, middle)
+        return most
 
 
 def plan(model, shape, optimizer_arrays=2):
@@ -86,26 +111,32 @@ def plan(model, shape, optimizer_arrays=2):
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     x = Tensor(hollow(tuple(shape), dtype), requires_grad=False)
     chance = random.get_state()  # dropout draws a seed all the same
-    engine.state.plan, log = [], []
+    gpu = bool(parameters) and parameters[0].device.kind == "gpu"
     with _hollowed(model):
+        state = list(model.state_dict().values())
+        known, learned = {id(root(a)) for a in [*state, x.data]}, {id(p.data) for p in parameters if p.requires_grad}
+        rows = engine.state.plan = Plan(Events(gpu), known, learned)
         try:
             with keeping_modes(model), debugging.module_paths():
-                model.train()(x)
-            log = engine.state.plan
+                y = model.train()(x)
+            ops = len(rows)
+            grads = engine.sweep(y, hollow(y.shape, y.dtype)) if y.requires_grad else None
         finally:
             engine.state.plan = None
             random.set_state(chance)
-        state = list(model.state_dict().values())
-        trained = (1 + optimizer_arrays) * sum(p.data.nbytes for p in parameters if p.requires_grad)
-        fixed = sum(a.nbytes for a in state) + trained
-        rows = _rows(log, {id(root(a)) for a in [*state, x.data]}, {id(p.data) for p in parameters if p.requires_grad})
+        events = list(rows.events)
+        del y, grads
+        weights = [p.data.nbytes for p in parameters if p.requires_grad]
+    fixed, trained = sum(a.nbytes for a in state), (1 + optimizer_arrays) * sum(weights)
+    later = [w for w in weights for _ in range(optimizer_arrays)] + gpu * [x.data.nbytes]  # the next batch, on its way
     return Bill(
-        rows=rows,
+        rows=rows[:ops],
         batch=shape[0],
         parameters=sum(p.size for p in parameters if p.requires_grad),
-        fixed=fixed,
-        forward_peak=fixed - trained + x.data.nbytes + _forward_peak(rows),
-        peak=fixed + _peak(rows, x.data.nbytes),
+        fixed=fixed + trained,
+        forward_peak=fixed + x.data.nbytes + _forward_peak(rows[:ops]),
+        peak=(pool_size if gpu else most_at_once)([a.nbytes for a in [*state, x.data]], events, later),
+        peak_of=lambda clips: plan(model, (clips, *shape[1:]), optimizer_arrays).peak,
     )
 
 
@@ -134,21 +165,31 @@ def root(array):
     return array
 
 
-def _rows(log, known, learned):
-    """A row an op; `known` holds the arrays that are kept already, `learned` the parameters that no row counts yet."""
-    rows = []
-    for op, inputs, y, path in log:
-        kept = 0
-        for key in op.keeps if op.sources else ():  # without a graph an op is gone as soon as it has computed
+class Plan(list):
+    """The rows of a network, as its ops run on hollow arrays and tell the engine's state of it."""
+
+    def __init__(self, events, known, learned):
+        super().__init__()
+        self.events, self.known, self.learned = events, known, learned
+        self.made, self.gradients = events.made, events.gradients
+
+    def apart(self):
+        """Rows of a second run, which leave this plan as it is. `known` are the arrays that are kept already."""
+        return Plan(Events(self.events.kernels), set(self.known), set())
+
+    def run(self, op, inputs):
+        """What `infer` gives, and a row of it."""
+        y, kept = self.events.forward(op, inputs), 0
+        for key in op.keeps if any(op.needs) else ():  # without a graph an op is gone as soon as it has computed
             array = getattr(op, key, None)
-            if array is not None and id(root(array)) not in known:
-                known.add(id(root(array)))
+            if array is not None and id(root(array)) not in self.known:
+                self.known.add(id(root(array)))
                 kept += array.nbytes
-        weights = {id(x): x.size for x in inputs if id(x) in learned}
-        learned.difference_update(weights)
-        rows.append(
+        weights = {id(x): x.size for x in inputs if id(x) in self.learned}
+        self.learned.difference_update(weights)
+        self.append(
             Row(
-                path=path.partition(".")[2],
+                path=debugging.path().partition(".")[2],
                 op=op.name,
                 shape=y.shape,
                 parameters=sum(weights.values()),
@@ -156,32 +197,15 @@ def _rows(log, known, learned):
                 kept=kept,
                 made=y.nbytes,
                 received=inputs[0].nbytes,
-                again=tuple(_rows(getattr(op, "second", ()), set(known), set())),
+                again=tuple(getattr(op, "second", ())),
             )
         )
-    return rows
+        return y
 
 
 def _forward_peak(rows):
     """Worst moment without a graph: an op's input and output, and a copy of one of them at work (padded, centred)."""
     return max((row.received + row.made + max(row.received, row.made) for row in rows), default=0)
-
-
-def _peak(rows, alive):
-    """Worst moment of forward and backward, with `alive` bytes there before.
-
-    Backward of an op holds all that earlier ops keep, the gradients of its output and input, and two arrays at work.
-    What runs again has, beside all that earlier ops keep, its own forward and backward to go through.
-    """
-    peak = alive
-    for row in rows:
-        peak = max(peak, alive + row.received + row.made + max(row.received, row.made))
-        alive += row.kept
-    for row in reversed(rows):
-        at_work = alive + row.made + row.received + 2 * max(row.received, row.made)
-        peak = max(peak, _peak(row.again, alive + row.made) if row.again else at_work)
-        alive -= row.kept
-    return peak
 
 
 def table(bill, memory=None):

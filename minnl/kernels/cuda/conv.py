@@ -62,8 +62,7 @@ def input_gradient(op, gy):
     only, and at these, output and input step together: a correlation of stride 1.
     """
     xp, (*kernel, channels, outputs) = backend.load_cupy(), op.weight.shape
-    sizes = op.x.shape[1:4]
-    phases = [list(met(*axis)) for axis in zip(sizes, kernel, op.stride, op.dilation, op.pads, strict=True)]
+    sizes, phases = op.x.shape[1:4], phases_of(op)
     everywhere = all(len(p) == min(s, n) for p, s, n in zip(phases, op.stride, sizes, strict=True))
     gx = (xp.empty if everywhere else xp.zeros)(op.x.shape, gy.dtype)
     weight = op.weight.reshape(*kernel, channels, op.groups, outputs // op.groups)
@@ -77,6 +76,34 @@ def input_gradient(op, gy):
         if apart is not gx:
             places[...] = apart
     return gx
+
+
+def phases_of(op):
+    """Along each axis what :func:`met` says."""
+    axes = zip(op.x.shape[1:4], op.weight.shape[:3], op.stride, op.dilation, op.pads, strict=True)
+    return [list(met(*axis)) for axis in axes]
+
+
+def workspace(op):
+    """What forward, the gradient of x and that of the weight make beside their results, for the bill.
+
+    Each is a list of moments, and a moment a list of the bytes of arrays that are there together.
+    """
+    if method(op) is conv_direct:
+        return [], [], []
+    (*taps, channels, outputs), size = op.weight.shape, op.x.itemsize
+    y = op.out_shape(op.x, op.weight)
+    columns = conv_columns.room(op.x.shape, op.groups, windows(op), y) * size
+    of_x = []
+    for phase in itertools.product(*phases_of(op)) if op.needs[0] else ():
+        first, some, before, steps = zip(*phase, strict=True)
+        some = tuple(len(range(n)[taken]) for n, taken in zip(taps, some, strict=True))
+        places = [len(range(f, n, s)) for f, n, s in zip(first, op.x.shape[1:4], op.stride, strict=True)]
+        places = (len(op.x), *places, op.x.shape[4])
+        apart = 0 if op.stride == ONE else math.prod(places) * size
+        again = conv_columns.room(y, op.groups, Windows(some, ONE, before, steps), places) * size
+        of_x.append([math.prod(some) * channels * outputs * size, apart, again])
+    return [[columns]], of_x, [[columns]] if op.needs[1] else []
 
 
 def met(size, kernel, stride, dilation, padding):

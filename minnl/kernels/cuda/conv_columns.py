@@ -48,18 +48,26 @@ def slices(x, groups, windows, y):
     The memory is used again for the next slice. With several groups it leaves room for a copy of those rows of y.
     """
     count, width = math.prod(y.shape[:-1]), math.prod(windows.taps) * x.shape[-1]
-    if groups == 1 and windows.see_one_position_each(x, y):
+    numbers = room(x.shape, groups, windows, y.shape)
+    if not numbers:
         for rows in pieces(count, MOST_ROWS):
             yield rows, x.reshape(count, width)[None, rows]
         return
-    most = SLICE // (width + (y.shape[-1] if groups > 1 else 0))
-    most = max(1, min(count, most, MOST_ROWS))
-    memory = backend.load_cupy().empty(most * width, x.dtype)
-    for rows in pieces(count, most):
+    memory = backend.load_cupy().empty(numbers, x.dtype)
+    for rows in pieces(count, numbers // width):
         size = rows.stop - rows.start
         columns = memory[: size * width].reshape(groups, size, width // groups)
         gather(x, windows, y, rows.start, columns)
         yield rows, columns
+
+
+def room(x, groups, windows, y):
+    """Numbers of a slice's columns, for arrays of these shapes; 0 where x itself is the matrix."""
+    if groups == 1 and windows.see_one_position_each(x, y):
+        return 0
+    width = math.prod(windows.taps) * x[-1]
+    most = SLICE // (width + (y[-1] if groups > 1 else 0))
+    return max(1, min(math.prod(y[:-1]), most, MOST_ROWS)) * width
 
 
 def pieces(n, most):

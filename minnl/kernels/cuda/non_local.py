@@ -59,6 +59,17 @@ class BlockedSoftmax(GpuKernel):
         return unfold_gradients(op, gtheta, gphi, gg)
 
 
+def workspace(op):
+    """As conv.workspace: blocks of logits."""
+    n, t, h, w, _ = op.theta_shape
+    batch = {"spacetime": n, "space": n * t, "time": n * h * w}[op.axes]
+    length = n * t * h * w // batch
+    blocks = Blocks((batch, length, op.pairs() // (n * t * h * w)), op.theta.dtype)
+    spare = blocks.keys * blocks.rows() * op.theta.itemsize
+    again = [] if any(op.needs) and op.few_keys() else [spare]
+    return [again], [], [[*again, *[spare] * any(op.needs[:2])]]
+
+
 class Blocks:
     """A matrix (batch, queries, keys) in blocks of whole rows: of some elements of the batch, or of some queries."""
 
@@ -70,8 +81,11 @@ class Blocks:
 
     def spare(self):
         """Memory for the largest block."""
-        rows = max((b.stop - b.start) * (i.stop - i.start) for b, i in self.slices)
-        return backend.load_cupy().empty((rows, self.keys), self.dtype)
+        return backend.load_cupy().empty((self.rows(), self.keys), self.dtype)
+
+    def rows(self):
+        """Of the largest block."""
+        return max((b.stop - b.start) * (i.stop - i.start) for b, i in self.slices)
 
     def cut(self, spare, at):
         """As much of it as a block needs."""
