@@ -11,7 +11,7 @@ from minnl import backend
 from minnl.kernels import memory
 from minnl.study import bill
 
-SPARE = 0.2  # of the memory for what the bill leaves out: workspace (256 MB on a GPU), sizes rounded up, gaps
+SPARE = 0.2  # of the memory for what the bill leaves out: workspace on the CPU, what others take, gaps that vary
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def report(model, optimizer, shape, ahead, then, now):
         return f"{found} Try a smaller --batch-size."
     kept = [*model.state_dict().values(), *filter(backend.is_array, optimizer.state_dict().values())]
     room = (now.free + sum(array.nbytes for array in kept)) * (1 - SPARE)
-    each = (wanted.peak - wanted.fixed) / clips + ahead * math.prod(shape[1:]) * kept[0].itemsize
-    fits = max(0, int((room - wanted.fixed) / each))
+    waiting = ahead - (device.kind == "gpu")  # the bill counts one there
+    fits = wanted.largest_batch(room, waiting * math.prod(shape[1:]) * kept[0].itemsize)
     if fits >= clips:
         fits = clips // 2  # the bill was too low, or somebody else has since given memory back
     if fits == 0:

@@ -15,7 +15,7 @@ import train
 from minnl import Tensor, engine, kernels, nn, optim, random
 from minnl import functional as F
 from minnl.kernels import memory
-from minnl.kernels.cpu import columns, conv_winograd
+from minnl.kernels.cpu import columns, conv, conv_winograd
 from minnl.ops import non_local
 from minnl.study import bill
 
@@ -155,6 +155,7 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     monkeypatch.setattr(columns, "BLOCK_ELEMENTS", 16 * 1024)
     columns.tasks.cache_clear()  # which keeps how other tests cut the same shapes
     monkeypatch.setattr(conv_winograd, "BLOCK_ELEMENTS", 1024)
+    monkeypatch.setattr(conv, "TILES", ())  # nor Winograd's transforms of weights, 3 MB here
     threads = minnl.backend.threads()
     minnl.set_threads(1)
 
@@ -195,6 +196,10 @@ def test_the_largest_batch_fits_and_two_in_a_hundred_more_do_not():
     batch = bill.plan(model, SHAPE).largest_batch(memory)
     assert batch > 10
     fits, more = (bill.plan(model, (n, *SHAPE[1:])).peak for n in (batch, batch + batch // 50))
+    assert fits <= memory < more
+    each = 4 * math.prod(SHAPE[1:])
+    fewer = bill.plan(model, SHAPE).largest_batch(memory, beside=each)
+    fits, more = (bill.plan(model, (n, *SHAPE[1:])).peak + n * each for n in (fewer, fewer + 1))
     assert fits <= memory < more
     assert bill.plan(model, SHAPE).largest_batch(1000) == 0
 

@@ -157,8 +157,7 @@ def test_what_was_held(model):
 def test_a_batch_that_fits(model, wanted, parts, ahead):
     """With what the bill says of a batch free, beside the weights that are there already, and a fifth to spare."""
     weights = sum(array.nbytes for array in model.state_dict().values())
-    planned = bill.plan(model, (64, *CLIP))
-    peak = planned.fixed + wanted * ((planned.peak - planned.fixed) / 64 + ahead * 4 * np.prod(CLIP))
+    peak = bill.plan(model, (wanted, *CLIP)).peak + wanted * ahead * 4 * np.prod(CLIP)
     free = peak / (1 - out_of_memory.SPARE) - weights
     text = said(model, free + 99, ahead=ahead)
     assert f"By the bill {wanted} should fit: begin anew with --batch-size {wanted}, and {parts} times the" in text

@@ -13,6 +13,7 @@ import models
 import train
 from minnl import Tensor, backend, checkpoint, data, evaluation, kernels, nn, optim
 from minnl import functional as F
+from minnl.kernels.cuda.pointwise import POINTWISE
 from minnl.precise import precise_batch_norm
 from minnl.study import check, pictures
 from minnl.training import Trainer
@@ -55,6 +56,16 @@ def test_the_watch_sees():
         x.copy()
     with pytest.raises(Warning, match="The device where the array resides"):
         CUPY.add(x, x, out=y)
+
+
+def test_a_kernel_is_launched_where_its_arrays_are():
+    with backend.on(SECOND):
+        x, y = CUPY.ones(3), CUPY.empty(3)
+    with pytest.raises(ValueError, match="gy is on gpu:1, launched on gpu:0; use backend.on"):
+        POINTWISE.launch("relu_gradient<T>", x.dtype, 1, 32, x, x, 3, y)
+    with backend.on(x):
+        POINTWISE.launch("relu_gradient<T>", x.dtype, 1, 32, x, x, 3, y)
+    np.testing.assert_array_equal(backend.to_host(y), [1, 1, 1])
 
 
 @pytest.mark.parametrize("mode", kernels.MODES)

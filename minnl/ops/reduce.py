@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from minnl.engine import Op, chosen
+from minnl.engine import Op, chosen, hollow
 from minnl.sums import mean, total
 
 
@@ -17,6 +17,14 @@ class _Reduction(Op):
     def remember(self, x):
         self.shape = x.shape
         self.count = math.prod(x.shape[a] for a in self.axis)
+
+    def infer(self, x):
+        self.remember(x)
+        shape = [1 if a in self.axis else n for a, n in enumerate(x.shape) if self.keepdims or a not in self.axis]
+        y = hollow(shape, x.dtype)
+        for key in self.keeps:
+            setattr(self, key, x if key == "x" else hollow(shape, self.xp.int64))
+        return y
 
     def spread(self, g):
         """A reduced array with its axes back (size 1), so that it broadcasts against x."""

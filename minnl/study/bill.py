@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from minnl import debugging, engine, random
 from minnl.engine import Tensor, hollow
 from minnl.nn.modes import keeping_modes
 from minnl.study.memory_plan import Events, most_at_once, pool_size
+
+LARGEST = 2**20  # clips of a batch
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ class Bill:
     fixed : int
         Bytes whatever the batch: parameters, their gradients, the optimiser's arrays, buffers.
     forward_peak, peak : int
-        Estimated bytes at the worst moment of an evaluation, and of a training step.
+        Estimated bytes at the worst moment of an evaluation, and of a training step; the second on a GPU as CuPy's pool
+        takes them from the driver.
+    peak_of : callable
+        The peak of another number of clips.
     """
 
     rows: list
@@ -56,6 +62,7 @@ class Bill:
     fixed: int
     forward_peak: int
     peak: int
+    peak_of: Callable[[int], int] = field(compare=False, repr=False)
 
     @property
     def multiply_adds(self):
@@ -65,9 +72,25 @@ class Bill:
     def kept(self):
         return sum(row.kept for row in self.rows)
 
-    def largest_batch(self, memory):
-        """How many clips fit into `memory` bytes (0 if not one does): beyond what is fixed, cost is linear in clips."""
-        return max(0, int((memory - self.fixed) // max((self.peak - self.fixed) / self.batch, 1)))
+    def largest_batch(self, memory, beside=0):
+        """How many clips fit into `memory` bytes, each with `beside` bytes more than the bill says (0 if not one does).
+
+        By bills of several batches: gradients, workspace and a pool's gaps do not grow with the batch.
+        """
+
+        def fits(clips):
+            try:
+                return self.peak_of(clips) + clips * beside <= memory
+            except ValueError:  # so few that batch norm refuses them
+                return False
+
+        most, over = 0, self.batch
+        while over < LARGEST and fits(over):
+            most, over = over, 2 * over
+        while over - most > 1:
+            middle = (most + over) // 2
+            most, over = (middle, over) if fits(middle) else (most, middle)
+        return most
 
 
 def plan(model, shape, optimizer_arrays=2):
@@ -113,6 +136,7 @@ def plan(model, shape, optimizer_arrays=2):
         fixed=fixed + trained,
         forward_peak=fixed + x.data.nbytes + _forward_peak(rows[:ops]),
         peak=(pool_size if gpu else most_at_once)([a.nbytes for a in [*state, x.data]], events, later),
+        peak_of=lambda clips: plan(model, (clips, *shape[1:]), optimizer_arrays).peak,
     )
 
 
@@ -120,7 +144,7 @@ def plan(model, shape, optimizer_arrays=2):
 def _hollowed(model):
     """Context in which parameters and buffers, wherever they are, stand as shapes on the host."""
     data = [(p, p.data) for p in model.parameters()]
-    buffers = [(m, name, array) for m in model.modules() for name, array in m._buffers.items()]
+    buffers = [(m, name, array) for _, m in model.modules() for name, array in m._buffers.items()]
     try:
         for p, array in data:
             p.data = hollow(array.shape, array.dtype)
@@ -153,8 +177,9 @@ class Plan(list):
         """Rows of a second run, which leave this plan as it is. `known` are the arrays that are kept already."""
         return Plan(Events(self.events.kernels), set(self.known), set())
 
-    def ran(self, op, inputs, y):
-        kept = 0
+    def run(self, op, inputs):
+        """What `infer` gives, and a row of it."""
+        y, kept = self.events.forward(op, inputs), 0
         for key in op.keeps if any(op.needs) else ():  # without a graph an op is gone as soon as it has computed
             array = getattr(op, key, None)
             if array is not None and id(root(array)) not in self.known:
@@ -162,7 +187,6 @@ class Plan(list):
                 kept += array.nbytes
         weights = {id(x): x.size for x in inputs if id(x) in self.learned}
         self.learned.difference_update(weights)
-        self.events.work(op, max(inputs[0].nbytes, y.nbytes), 0)
         self.append(
             Row(
                 path=debugging.path().partition(".")[2],
@@ -176,6 +200,7 @@ class Plan(list):
                 again=tuple(getattr(op, "second", ())),
             )
         )
+        return y
 
 
 def _forward_peak(rows):

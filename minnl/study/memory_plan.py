@@ -8,10 +8,11 @@ import weakref
 
 from minnl import kernels
 from minnl.engine import Op, hollow
-from minnl.kernels.cuda import conv, non_local
+from minnl.kernels.cuda import conv, non_local, norm
 from minnl.nn.recompute import TwoRuns
 from minnl.ops.conv import Conv3d
 from minnl.ops.non_local import NonLocalSoftmax
+from minnl.ops.norm import BatchNorm
 
 WORKSPACE = {Conv3d: conv.workspace, NonLocalSoftmax: non_local.workspace}  # of the CUDA kernels that take much
 UNIT = 512  # bytes: CuPy's pool rounds sizes up to a multiple
@@ -43,6 +44,15 @@ class Events(list):
         number = self.come(size)
         self.watched[number] = weakref.ref(memory, lambda _: self.go(number))
 
+    def forward(self, op, inputs):
+        """What an op infers, and what it makes meanwhile."""
+        partial = self.come(norm.workspace(inputs[0], 3)) if self.kernels and type(op) is BatchNorm else None
+        y = op.infer(*inputs)
+        if partial is not None:
+            self.go(partial)
+        self.work(op, max(inputs[0].nbytes, y.nbytes), 0)
+        return y
+
     def work(self, op, larger, stage):
         """What an op makes for a while: forward (0), for the first input's gradient (1), for the others' (2)."""
         if not self.kernels:
@@ -57,6 +67,11 @@ class Events(list):
         """What a backward returns, hollow."""
         if isinstance(op, TwoRuns) or type(op).infer is Op.infer:  # the second run, planned; views and small results
             return op.backward(gy)
+        if self.kernels and type(op) is BatchNorm:
+            of_channels = [hollow(*e) for e in op.expected[1:3]]
+            self.go(self.come(norm.workspace(gy, 2)))
+            rest = [hollow(*e) if need else None for e, need in zip(op.expected[::3], op.needs[::3], strict=True)]
+            return [rest[0], *of_channels, *rest[1:]]
         grads = []
         for i, (expected, need) in enumerate(zip(op.expected, op.needs, strict=True)):
             grads.append(hollow(*expected) if need else None)

@@ -68,6 +68,12 @@ class FusedFrozenBatchNorm(GpuKernel):
         return (gx, gweight if op.needs[1] else None, gbias, gresidual)[: len(op.needs)]
 
 
+def workspace(array, numbers):
+    """Bytes of the partial results of sums over an array's positions, for the bill."""
+    walk = Walk(array)
+    return walk.slices(SUMMED, MOST_SUMMED) * walk.channels * numbers * array.itemsize
+
+
 class Walk:
     """How threads go over an array of positions (rows) and channels: a block is a tile of both, as wide as it can be.
 

@@ -95,6 +95,9 @@ def _pointer(kernel, name, kind, value, dtype):
         raise TypeError(f"{kernel}: {name} is {type(value).__name__}, a CuPy array or None expected")
     if kind == "T*" and value.dtype != dtype:
         raise TypeError(f"{kernel}: {name} is {value.dtype}, {dtype} expected")
+    here = backend.load_cupy().cuda.runtime.getDevice()
+    if value.data.device_id != here:  # where GPUs can read each other's memory that would be a race, else a crash
+        raise ValueError(f"{kernel}: {name} is on gpu:{value.data.device_id}, launched on gpu:{here}; use backend.on")
     if not value.flags.c_contiguous:
         raise ValueError(f"{kernel}: {name}, of shape {value.shape}, is not contiguous; contiguous() makes it so")
     return value
