@@ -144,7 +144,7 @@ def plan(model, shape, optimizer_arrays=2):
 def _hollowed(model):
     """Context in which parameters and buffers, wherever they are, stand as shapes on the host."""
     data = [(p, p.data) for p in model.parameters()]
-    buffers = [(m, name, array) for _, m in model.modules() for name, array in m._buffers.items()]
+    buffers = [(m, name, array) for m in model.modules() for name, array in m._buffers.items()]
     try:
         for p, array in data:
             p.data = hollow(array.shape, array.dtype)
