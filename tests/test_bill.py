@@ -156,6 +156,7 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     columns.tasks.cache_clear()  # which keeps how other tests cut the same shapes
     monkeypatch.setattr(conv_winograd, "BLOCK_ELEMENTS", 1024)
     monkeypatch.setattr(conv, "winograd_time", lambda *shapes: math.inf)  # nor its weights, 3 MB
+    conv.choose.cache_clear()
     threads = minnl.backend.threads()
     minnl.set_threads(1)
 
@@ -180,6 +181,7 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     finally:
         tracemalloc.stop()
         minnl.set_threads(threads)
+        conv.choose.cache_clear()
     with minnl.use_kernels(mode):
         plan = bill.plan(model, shape)
     estimate = plan.peak
