@@ -111,12 +111,13 @@ CONTENT = record({  # of every checkpoint
     "order": Rule("a list of texts", lambda v: type(v) is list and all(type(name) is str for name in v)),
 })  # fmt: skip
 COUNT = whole(high=2**53)
+OPTIMIZER = {"lr": real(0), "steps": COUNT, "counts": listed(COUNT), "initial_lr": real(0)}
 RUN = record({  # what going on with a run needs: see training.Trainer
     "step": COUNT,
     "epoch": whole(),
     "best": real(-1, 1),
     "sums": record({"loss": real(), "correct": COUNT, "clips": COUNT, "seconds": real(0)}),
-    "optimizer": record({"lr": real(0), "steps": either(COUNT, listed(COUNT))}),
+    "optimizer": record(OPTIMIZER, optional=("counts", "initial_lr")),  # which old runs lack
     "loader": record({"epoch": whole(), "batch": whole()}),
     "random": record({
         "bit_generator": choice("PCG64"),

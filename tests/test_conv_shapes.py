@@ -88,6 +88,7 @@ def test_shapes(chunk):
 
 
 def test_the_shapes_reach_every_method():
+    """But for the weight's gradient by Winograd, which pays for more products only; test_shapes forces it."""
     seen = collections.Counter()
 
     def watched(*shapes, choose=conv.choose, gradient=False):
@@ -100,7 +101,7 @@ def test_the_shapes_reach_every_method():
             leaves = [Tensor(a.astype(np.float32), requires_grad=True) for a in arrays(x, weight)]
             F.sum(F.conv3d(*leaves, **arguments)).backward()
     for method in (conv.conv_points, conv.conv_taps, conv.conv_columns, conv.conv_winograd):
-        assert seen[method, False] and seen[method, True], method
+        assert seen[method, False] and (seen[method, True] or method is conv.conv_winograd), method
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ trainer = None
 
 def run(path):
     global trainer
-    _, config = train.read(path, run=True)
+    _, config, _ = train.read(path, run=True)
     if trainer is None:
         from minnl import data, optim
         from minnl.training import Trainer
