@@ -88,7 +88,7 @@ def test_data_that_moved(run):  # noqa: F811
     assert status == 1 and "data in gone" in err and err.endswith("; if the data moved, --data says where to\n")
     pathlib.Path("wrong").mkdir()
     for classes, count, message in (
-        (("left", "right"), 10, "begun with classes ['down', 'up'], the data has ['left', 'right']"),
+        (("left", "right"), 10, "begun with classes down, up, the data has left, right"),
         (("down", "up"), 12, "begun with training clips 10, the data has 12; they must be the same"),
     ):
         write_arrays(pathlib.Path("wrong"), classes, count)

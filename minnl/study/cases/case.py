@@ -72,4 +72,5 @@ def with_zeros(*shapes):
 
 def beside(x, values, dtype=None):
     """A constant array on x's device and of its dtype, for arguments that ops want as arrays."""
-    return backend.to_device(np.asarray(values, dtype=x.dtype).astype(dtype or x.dtype), x.device)
+    made = np.asarray(values, dtype=x.dtype).astype(dtype or x.dtype)
+    return backend.to_device(made, backend.device(x.device))
