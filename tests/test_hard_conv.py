@@ -13,6 +13,7 @@ import pytest
 
 from minnl import functional as F
 from minnl.kernels.cpu import conv, uneven
+from tests.fast import as_before, same_bits  # noqa: F401 (as_before is a fixture)
 from tests.hard_inputs import EPS, FACTOR, KINDS, NORMAL, Subject, Trial, check, hard, magnitudes, outcome, plain
 from tests.test_kernels_conv import METHODS, by
 
@@ -181,3 +182,12 @@ def test_a_weight_out_of_range_is_left_to_taps(size):
 def test_the_bounds_of_the_docs():
     page = (Path(__file__).parents[1] / "docs/kernels/winograd.md").read_text()
     assert f"| bound | {' | '.join(map(str, WINOGRAD.values()))} |" in page
+
+
+def test_the_bits_of_windows_taken_directly_do_not_depend_on_threads():
+    """3,000 outputs and more beside large pixels, in products that BLAS would share out among its own threads."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(8, 1, 32, 32, 64)), rng.normal(size=(1, 3, 3, 64, 64))
+    x[:, :, ::4, ::4] *= 1e3
+    with by("winograd 4"):
+        same_bits(lambda x, w: F.conv3d(x, w, padding=(0, 1, 1)), [x, w])

@@ -48,8 +48,12 @@ def correlate(x, weight, y, stride, pads, dilation, m):
     if lost:
         every, seen = lost
         y[every], matrix = 0, weight.reshape(-1, weight.shape[4])
-        for some, rows in windows(x, weight.shape, pads, seen):
-            y[some] = rows @ matrix
+
+        def direct(_):
+            for some, rows in windows(x, weight.shape, pads, seen):
+                y[some] = rows @ matrix
+
+        threads.run(direct, [None])  # BLAS on one thread, for the same bits on any number
 
 
 def _correlate(x, weight, y, pads, m):
@@ -129,8 +133,12 @@ def weight_gradient(x, gy, gw, stride, pads, dilation, m):
     for some in _channel_parts(gw.shape, m):
         _weight_gradient(x, gy[..., some], gw[..., some], pads, m)
     if lost:
-        for some, rows in windows(x, gw.shape, pads, seen):
-            gw += (rows.T @ whole[some]).reshape(gw.shape)
+
+        def direct(_):
+            for some, rows in windows(x, gw.shape, pads, seen):
+                np.add(gw, (rows.T @ whole[some]).reshape(gw.shape), out=gw)
+
+        threads.run(direct, [None])
 
 
 def _weight_gradient(x, gy, gw, pads, m):
