@@ -1,6 +1,6 @@
-"""Memory that nobody wrote is NaN while the tests run (tests/conftest.py), so no result can come from it unseen.
+"""Memory that was not written is NaN while the tests run (tests/conftest.py), so no result can come from it unseen.
 
-What comes from memory nobody wrote shows, since NaN spreads; what is written to a copy instead is an error.
+A read of such memory shows, since NaN spreads. A write to a copy instead of the result is an error.
 """
 
 import ctypes

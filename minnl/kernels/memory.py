@@ -19,7 +19,7 @@ import numpy as np
 SMALLEST = 256 * 1024  # bytes: below, the C library finds warm memory by itself
 CHUNK = 32 * 1024 * 1024  # bytes, at least, that the system is asked for: glibc returns so much as soon as it is freed
 SLACK = CHUNK  # bytes: chunks are of one size and arrays are not, so the last one is seldom full
-POISON = os.environ.get("MINNL_POISON") == "1"  # for tests: memory that nobody wrote reads as NaN
+POISON = os.environ.get("MINNL_POISON") == "1"  # for tests: memory that was not written reads as NaN
 _PAGE = 4096  # bytes: arrays take whole pages, so none shares a page or a cache line with another
 
 
@@ -162,6 +162,6 @@ def empty(shape, dtype):
 
 
 def poisoned(array):
-    """The contiguous array with all bits set: NaN as floats. What reads an element before it was written shows."""
+    """The contiguous array with all bits set, which are NaN as floats: a read before the first write shows."""
     ctypes.memset(array.ctypes.data, 0xFF, array.nbytes)
     return array

@@ -127,12 +127,15 @@ def far(mean, rstd):
 
 
 def set_apart(left, mean, weight):
-    """`left`, not None where a weight is infinite: a mean times infinity must not be added to x times infinity."""
+    """`left`; or zeros where a weight is infinite, so that the mean is subtracted before x meets the infinity."""
     return np.zeros_like(mean) if left is None and not np.isfinite(weight).all() else left
 
 
 class Parts:
-    """Blocks of x; with the mean taken off if that is far from 0, and its mean then is `left`. `mean` is theirs."""
+    """Blocks of x. With `left` the mean is subtracted from them, and `left` is the mean of what remains.
+
+    The attribute `mean` is the mean of the blocks as they are returned.
+    """
 
     def __init__(self, x, mean=None, left=None):
         self.rows = rows_of(x.size, x.shape[-1])
