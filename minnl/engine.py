@@ -46,7 +46,7 @@ class _State(threading.local):
     """What a thread has switched on; threads do not see each other's."""
 
     recording = True
-    plan = None  # a study.bill.Plan, which ops tell of themselves instead of computing: see Op.infer
+    plan: Any = None  # a study.bill.Plan, which ops tell of themselves instead of computing: see Op.infer
 
 
 state = _State()

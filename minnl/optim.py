@@ -44,12 +44,12 @@ class Optimizer:
 
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
 
-    options: tuple[str, ...]
     lr: float
     initial_lr: float
     weight_decay: float
     steps: int
     kept: dict[str, list[Array | None]]
+    update: Callable[..., None]  # of a parameter and its arrays, in place: what a subclass writes
 
     def __init__(self, params: Params, **options: Any):
         name, self.options = type(self).__name__, tuple(options)
@@ -274,7 +274,7 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> np.flo
     params = [p for p in tensors("clip_grad_norm", params) if p.grad is not None]
     if not params:
         return np.float64(0)
-    grads = [p.grad for p in params]
+    grads: list[Any] = [p.grad for p in params]
     xp = backend.namespace("clip_grad_norm", *grads)
     with backend.on(params[0].device):
         norm = _norm(xp, grads)
@@ -282,8 +282,8 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> np.flo
             return norm
         scale = xp.fmin(max_norm / norm, 1)  # of 1 and NaN (0 / 0, or from a gradient) the smaller is 1
         scale = xp.where(norm < math.inf, scale, 1)
-        for p in params:
-            p.grad = xp.asarray(p.grad * scale.astype(p.grad.dtype))  # of 0-d arrays NumPy makes scalars
+        for p, g in zip(params, grads, strict=True):
+            p.grad = xp.asarray(g * scale.astype(g.dtype))  # of 0-d arrays NumPy makes scalars
     return norm
 
 

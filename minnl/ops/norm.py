@@ -212,7 +212,7 @@ def batch_norm(
     running = _statistics("batch_norm", x, running_mean, running_var, optional=training)
     momentum, eps = number("batch_norm", "momentum", momentum, 0, 1), number("batch_norm", "eps", eps, 0)
     if not training:
-        return FrozenBatchNorm(*running, eps, relu)(x, *others)
+        return FrozenBatchNorm(running[0], running[1], eps, relu)(x, *others)
     if x.size < 2 * x.shape[-1]:
         raise ValueError(f"batch_norm: training needs two values a channel or more, x has shape {x.shape}")
     return BatchNorm(running, momentum, eps, relu)(x, *others)
