@@ -15,7 +15,7 @@ setup(
     version=VERSION[1],
     description="Non-local neural networks for video, from the array up, on NumPy and CuPy",
     packages=find_packages(include=["minnl", "minnl.*", "models", "models.*"]),
-    package_data={"minnl.kernels.cuda": ["*.cu", "*.cuh"]},  # compiled on the GPU's machine, when first used
+    package_data={"minnl.kernels": ["*/*.cu", "*/*.cuh"]},  # compiled on the GPU's machine, when first used
     python_requires=">=3.10",
     # Lower bounds are installed and tested (tests/lowest.py). NumPy 2.1.0 crashes on views that it is handed.
     install_requires=["numpy>=2.1.1", "matplotlib>=3.9", "safetensors>=0.7", "threadpoolctl>=3.5", "tqdm>=4.60"],
