@@ -32,8 +32,8 @@ FLOORS = {
     "models/": 6,
     "train.py": 7,
 }
-# Within floor 1 the engine uses the table of kernels and the debug mode, which know nothing of the engine. Within floor 2
-# optimisers know nothing of ops. Within floor 3 the runtime knows no operation. On floor 5 study looks at everything.
+# On floor 1 the engine uses the table of kernels and the debug mode, which know nothing of the engine. On floor 2
+# optimisers know nothing of ops. On floor 3 the runtime knows no operation. On floor 5 study looks at everything.
 ORDER = {
     "minnl/dispatch.py": ("minnl/engine.py",),
     "minnl/debugging.py": ("minnl/engine.py",),
