@@ -16,7 +16,7 @@ setup(
     description="Non-local neural networks for video, from the array up, on NumPy and CuPy",
     packages=find_packages(include=["minnl", "minnl.*", "models", "models.*"]),
     package_data={
-        "minnl.kernels.cuda": ["*.cu", "*.cuh"],  # compiled on the GPU's machine, when first used
+        "minnl.kernels": ["*/*.cu", "*/*.cuh"],  # compiled on the GPU's machine, when first used
         "minnl": ["py.typed"],  # says that the hints are meant for checkers of types
         "models": ["py.typed"],
     },

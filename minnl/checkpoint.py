@@ -29,7 +29,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from minnl import backend, kernels, schema, tensor_file
+from minnl import backend, dispatch, schema, tensor_file
 from minnl.checks import quoted
 
 VERSION = "1"
@@ -152,7 +152,7 @@ def versions():
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
-        "kernels": kernels.mode(),
+        "kernels": dispatch.mode(),
         "threads": backend.threads(),
     }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minnl import backend, debugging, kernels
+from minnl import backend, debugging, dispatch
 from minnl.backend import Array, Device
 from minnl.contracts import (
     FLOATS,
@@ -211,10 +211,7 @@ class Op:
     keeps: tuple[str, ...] = ()
     converts = False  # whether forward may return another dtype than its inputs have, or move to another device
     multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
-    sources: tuple[Any, ...] | None = (
-        None  # where each input came from: an Op, a leaf Tensor, or None if it wants no gradient
-    )
-    fast = None  # the faster body that ran in the place of this class's own (see kernels/)
+    sources: tuple[Any, ...] | None = None  # of each input: an Op, a leaf Tensor, or None if it wants no gradient
     retained: weakref.ref[Tensor] | None = None  # a weak reference to the output, if it asked for its gradient
 
     @property
@@ -249,9 +246,11 @@ class Op:
         if state.plan is not None:
             y = state.plan.run(self, arrays)
         else:
-            self.fast = kernels.pick(self, arrays)
+            kernel = dispatch.kernel_of(self, arrays)
+            if kernel is not None:
+                self.__class__ = kernel  # a subclass of this op: forward, backward and the names of what is saved
             with backend.on(home):
-                y = self.fast.forward(self, *arrays) if self.fast else self.forward(*arrays)
+                y = self.forward(*arrays)
         if type(y) is not type(arrays[0]) or y.dtype != arrays[0].dtype:
             y = check_result(self, y, arrays[0])
         if debugging.active():
@@ -276,7 +275,7 @@ class Op:
         if state.plan is not None:
             return state.plan.gradients(self, gy)
         with backend.on(self.home):
-            grads = check_gradients(self, self.fast.backward(self, gy) if self.fast else self.backward(gy))
+            grads = check_gradients(self, self.backward(gy))
         if debugging.active():
             debugging.after_backward(self, gy, grads)
         return grads
@@ -338,19 +337,19 @@ def sweep(root, seed, retain_graph=False):
 
 
 class Accumulation:
-    """The addition of two gradients, which has kernels as ops do."""
+    """The addition of two gradients on their device. The result is a new array, since others may share the two."""
+
+    def forward(self, a, b):
+        with backend.on(backend.device_of(a)):
+            return backend.namespace("backward", a, b).asarray(a + b)  # NumPy adds 0-d arrays to a scalar
 
 
 def _plus(a, b):
-    """a + b, on their device; out of place, since either may be shared with another input or tensor."""
     if state.plan is not None:
         return hollow(a.shape, a.dtype)
     op = Accumulation()
-    kernel = kernels.pick(op, (a, b))
-    if kernel:
-        return kernel.forward(op, a, b)
-    with backend.on(backend.device_of(a)):
-        return backend.namespace("backward", a, b).asarray(a + b)  # NumPy adds 0-d arrays to a scalar
+    op.__class__ = dispatch.kernel_of(op, (a, b)) or Accumulation
+    return op.forward(a, b)
 
 
 def check_seed(root, grad):

@@ -6,11 +6,11 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from minnl import backend, kernels
+from minnl import backend, dispatch
 from minnl.backend import Array
 from minnl.checks import choice, count, number
 from minnl.engine import Tensor
@@ -24,6 +24,15 @@ ELSEWHERE = {  # names that PyTorch's optimisers have, and what to write here
     "add_param_group": "make a new optimiser with all groups",
     "state": ".kept holds the arrays of each parameter, .counts its steps",
 }
+
+
+class Update(NamedTuple):
+    """What a step does to one parameter: the arrays, of one shape, dtype and device, and the numbers."""
+
+    w: Any  # the parameter's array, edited in place
+    gw: Any  # its gradient
+    kept: list  # the optimiser's arrays of the parameter, in the order of `slots`, edited in place
+    options: dict  # as `Optimizer.update` takes them; "step" counts the steps of this parameter
 
 
 class Optimizer:
@@ -106,14 +115,16 @@ class Optimizer:
         updates = []
         for i, arrays in zip(chosen, kept, strict=True):
             p, self.counts[i] = self.params[i], self.counts[i] + 1
-            updates.append((p.data, p.grad, settings[i] | {"step": self.counts[i]}, *arrays))
-        kernel = kernels.pick(self, [array for w, gw, _, *kept in updates for array in (w, gw, *kept)])
-        if kernel:
-            kernel.step(self, updates)
-        else:
-            for w, gw, options, *kept in updates:
-                with backend.on(backend.device_of(w)):
-                    self.update(w, gw, *kept, **options)
+            updates.append(Update(p.data, p.grad, arrays, settings[i] | {"step": self.counts[i]}))
+        if updates:
+            kernel = dispatch.kernel_of(self, updates, backend.device_of(updates[0].w).kind) or type(self)
+            kernel.apply(self, updates)
+
+    def apply(self, updates):
+        """Update every parameter of a step, given as a list of :class:`Update`."""
+        for w, gw, kept, options in updates:
+            with backend.on(backend.device_of(w)):
+                self.update(w, gw, *kept, **options)
 
     def check_parameters(self, chosen):
         """Refuse parameters, given by their places, that cannot be updated in place, each by itself."""

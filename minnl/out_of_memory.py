@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minnl import backend
-from minnl.kernels import memory
+from minnl.kernels.runtime import memory
 from minnl.study import bill
 
 SPARE = 0.2  # of the memory for what the bill leaves out: workspace on the CPU, what others take, gaps that vary

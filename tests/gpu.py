@@ -13,9 +13,9 @@ import pytest
 from hypothesis import settings
 
 import minnl
-from minnl import Tensor, backend, kernels
-from minnl.kernels.cuda import source
-from minnl.kernels.cuda.kernel import GpuKernel
+from minnl import Tensor, backend, dispatch
+from minnl.kernels.runtime import cuda as source
+from minnl.kernels.runtime.cuda_kernel import CudaKernel
 
 try:
     GPU = minnl.device("gpu")
@@ -31,15 +31,15 @@ def outcome(fn, inputs, dtype="float32", device=GPU, mode="fast", wanted=None):
 
     The output is weighted at random for backward.
     """
-    picked, pick = [], kernels.pick
+    picked, pick = [], dispatch.kernel_of
 
-    def watched(op, given):
-        kernel = pick(op, given)
-        if isinstance(kernel, type) and issubclass(kernel, GpuKernel):
+    def watched(op, given, *device):
+        kernel = pick(op, given, *device)
+        if kernel and issubclass(kernel, CudaKernel):
             picked.append(kernel)
         return kernel
 
-    with minnl.use_kernels(mode), mock.patch.object(kernels, "pick", watched):
+    with minnl.use_kernels(mode), mock.patch.object(dispatch, "kernel_of", watched):
         leaves = [
             Tensor(a.astype(dtype), requires_grad=wanted is None or i in wanted, device=device)
             for i, a in enumerate(inputs)

@@ -12,10 +12,12 @@ import pytest
 import minnl
 import models
 import train
-from minnl import Tensor, engine, kernels, nn, optim, random
+from minnl import Tensor, dispatch, engine, nn, optim, random
 from minnl import functional as F
-from minnl.kernels import memory
-from minnl.kernels.cpu import columns, conv, conv_winograd
+from minnl.kernels.conv3d import cpu as conv
+from minnl.kernels.conv3d import im2col_blocks as columns
+from minnl.kernels.conv3d import winograd as conv_winograd
+from minnl.kernels.runtime import memory
 from minnl.ops import non_local
 from minnl.study import bill
 
@@ -61,7 +63,7 @@ def kept_bytes(y, known):
     return sum(array.nbytes for array in owners.values())
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize("non_local", [None, *nn.MODES])
 def test_rows_are_those_of_a_real_run(non_local, mode):
     model = build(non_local, dropout=0.5)
@@ -143,7 +145,7 @@ def test_a_network_counted_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 64, 64, 1), (8, 8, 64, 64, 1)])
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize("which", [None, "embedded", "dot"])
 def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeypatch):
     """Between 0.8 and 1.3 of what tracemalloc sees, for activations of some MB and more.

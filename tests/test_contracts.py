@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Op, Tensor, gradcheck, kernels, no_grad, optim
+from minnl import Op, Tensor, dispatch, gradcheck, no_grad, optim
 from minnl import functional as F
-from minnl.ops import linear, pointwise, reduce
+from minnl.ops import conv, linear, pointwise
 
 
 def leaf(*values, dtype=np.float64):
@@ -173,11 +173,20 @@ def test_an_optimiser_of_a_known_name_steps_by_its_own_update(parent):
 
 
 def test_the_classes_of_minnl_have_their_kernels():
-    picked = kernels.pick(linear.Linear(), [np.ones((2, 3), np.float32), np.ones((3, 4), np.float32)])
-    assert (picked is not None) == (kernels.mode() == "fast")
-    with pytest.raises(TypeError, match="register: a class expected, got 'Linear'"):
-        kernels.register("Linear", object)
-    assert {linear.Linear, reduce.Mean, pointwise.ReLU, optim.AdamW, optim.SGD} <= set(kernels._table)
+    picked = dispatch.kernel_of(linear.Linear(), [np.ones((2, 3), np.float32), np.ones((3, 4), np.float32)])
+    assert (picked is not None) == (dispatch.mode() == "fast")
+    with pytest.raises(
+        TypeError, match="register: kernel must be a subclass of op_class 'Linear', got <class 'object'>"
+    ):
+        dispatch.register("Linear", "cpu", object)
+    with pytest.raises(TypeError, match="register: kernel must be a subclass of op_class .*Linear.*, got .*ReLU"):
+        dispatch.register(linear.Linear, "cpu", pointwise.ReLU)
+    with pytest.raises(TypeError, match=r"register: ReLU has no method suits\(op, arrays\)"):
+        dispatch.register(pointwise.ReLU, "cpu", pointwise.ReLU)
+    with pytest.raises(ValueError, match='register: device must be "cpu" or "gpu", got \'tpu\''):
+        dispatch.register(linear.Linear, "tpu", picked or type("K", (linear.Linear,), {"suits": None}))
+    registered = {op for op, _ in dispatch._kernels}
+    assert {linear.Linear, conv.Conv3d, pointwise.ReLU, optim.AdamW, optim.SGD} <= registered
 
 
 # What forward returns and keeps.

@@ -14,8 +14,8 @@ import pytest
 
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels import threads
-from minnl.kernels.cpu import conv
+from minnl.kernels.conv3d import cpu as conv
+from minnl.kernels.runtime import threads
 from tests.fast import agree, arrays, as_before  # noqa: F401 (as_before is a fixture)
 from tests.test_kernels_conv import WINDOWS, WINOGRAD, by
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Op, Tensor, float32check, kernels
+from minnl import Op, Tensor, dispatch, float32check
 from minnl import functional as F
-from minnl.kernels.cpu.kernel import Float32Kernel
+from minnl.kernels.runtime.cpu_kernel import CpuKernel
 from minnl.ops.softmax import LogSoftmax
 from minnl.study import check
 from minnl.study.float32 import PASS
@@ -15,32 +15,21 @@ RNG = np.random.default_rng(0)
 
 
 def put_in(monkeypatch, op_class, kernel):
-    """A kernel for an op, wherever the table of kernels stands."""
-    pick = kernels.pick
-
-    def picked(op, arrays):
-        mine = type(op) is op_class and kernels.mode() == "fast" and kernel.suits(op, arrays)
-        return kernel if mine else pick(op, arrays)
-
-    monkeypatch.setattr(kernels, "pick", picked)
+    monkeypatch.setattr(dispatch, "_kernels", dict(dispatch._kernels))
+    dispatch.register(op_class, "cpu", kernel)
 
 
-class OneTopForAll(Float32Kernel):
+class OneTopForAll(CpuKernel, LogSoftmax):
     """Log-softmax as it was: a maximum for all rows, added to the logarithm before it is taken off."""
 
     @staticmethod
     def suits(op, arrays):
-        return Float32Kernel.suits(op, arrays) and arrays[0].size > 0
+        return CpuKernel.suits(op, arrays) and arrays[0].size > 0
 
-    @staticmethod
-    def forward(op, x):
+    def forward(self, x):
         top = x.max()
-        op.y = x - (np.log(np.exp(x - top).sum(axis=-1, keepdims=True)) + top)
-        return op.y
-
-    @staticmethod
-    def backward(op, gy):
-        return op.backward(gy)
+        self.y = x - (np.log(np.exp(x - top).sum(axis=-1, keepdims=True)) + top)
+        return self.y
 
 
 class Square(Op):
@@ -54,14 +43,9 @@ class Square(Op):
         return (2 * gy * self.x,)
 
 
-class SlightlyOff(Float32Kernel):
-    @staticmethod
-    def forward(op, x):
-        return op.forward(x)
-
-    @staticmethod
-    def backward(op, gy):
-        (gx,) = op.backward(gy)
+class SlightlyOff(CpuKernel, Square):
+    def backward(self, gy):
+        (gx,) = super().backward(gy)
         gx[1, 2] *= np.float32(1.01)
         return (gx,)
 
@@ -95,21 +79,20 @@ def test_numbers_that_float32_has_not_are_rounded_before_both():
     assert float32check(F.sum, [np.full(3, 1 / 3)]).results[0].error < 1e-7
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 def test_kernels_run_in_either_mode_and_inputs_stay(mode):
     x = np.ones((2, 3, 4, 4, 2))
     before = x.copy()
     with minnl.use_kernels(mode):
         result = float32check(lambda x: F.max_pool3d(x, 2) * 1.0, [Tensor(x)])
-        assert kernels.mode() == mode
-    assert result.ran == ("BlockedMaxPool",)
+        assert dispatch.mode() == mode
+    assert result.ran == ("CpuMaxPool3d",)
     np.testing.assert_array_equal(x, before)
 
 
 class Clipped(SlightlyOff):
-    @staticmethod
-    def forward(op, x):
-        return np.minimum(op.forward(x), np.finfo(np.float32).max)
+    def forward(self, x):
+        return np.minimum(super().forward(x), np.finfo(np.float32).max)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -152,8 +135,7 @@ def test_the_command_runs_all_cases(capsys):
 
 def test_the_command_fails_with_a_wrong_kernel(capsys, monkeypatch):
     class Wrong(OneTopForAll):
-        @staticmethod
-        def backward(op, gy):
+        def backward(self, gy):
             return (gy,)
 
     put_in(monkeypatch, LogSoftmax, Wrong)

@@ -13,7 +13,7 @@ import os, signal, sys, threading, time
 import numpy as np
 import minnl
 from minnl import Tensor, functional as F, nn
-from minnl.kernels import memory, threads
+from minnl.kernels.runtime import memory, threads
 from minnl.nn.recompute import TwoRuns
 
 minnl.set_threads(2)
@@ -98,8 +98,7 @@ def outcome(script):
     "lock, seconds",
     [
         ("memory.pool.lock", 0.3),  # the fork waits for it: what it guards would be half written in the child
-        ("threads._helpers_lock", 60),
-        ("threads._one_blas_thread.lock", 60),
+        ("threads.one_blas_thread.lock", 60),
         ("TwoRuns._one_at_a_time", 60),
     ],
 )
@@ -113,7 +112,7 @@ def blas_threads():
     return [library.num_threads for library in threads.blas_libraries()]
 
 before = blas_threads()
-""" + HELD.format(lock="threads._one_blas_thread", seconds=60).replace(
+""" + HELD.format(lock="threads.one_blas_thread", seconds=60).replace(
         "pid = fork()",
         """
 assert blas_threads() == [1] * len(before) != []

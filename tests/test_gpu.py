@@ -9,7 +9,7 @@ import functools
 import numpy as np
 import pytest
 
-from minnl import backend, kernels
+from minnl import backend, dispatch
 from tests.cases import CASES, NOT_FINITE
 from tests.gpu import TOLERANCE, close, outcome
 from tests.gpu_cases import LARGE
@@ -30,7 +30,7 @@ def compare(name, dtype, mode):
     close(got, right(name, dtype), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's remarks on NaN and infinity

@@ -9,7 +9,8 @@ import pytest
 import minnl
 import models
 from minnl import backend, data, optim
-from minnl.kernels.cuda import conv_columns, non_local
+from minnl.kernels.conv3d import cuda_im2col as conv_columns
+from minnl.kernels.non_local import cuda as non_local
 from minnl.study import bill
 from minnl.study.memory_plan import Pool
 from minnl.training import Trainer

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, backend
 from minnl import functional as F
-from minnl.kernels.cuda import conv, conv_columns, conv_direct
-from minnl.kernels.cuda.column_sums import column_sums
-from minnl.kernels.cuda.conv import GpuConv3d
-from minnl.kernels.cuda.source import Source, contiguous
-from minnl.kernels.cuda.windows import Windows
+from minnl.kernels.conv3d import cuda as conv
+from minnl.kernels.conv3d import cuda_direct as conv_direct
+from minnl.kernels.conv3d import cuda_im2col as conv_columns
+from minnl.kernels.conv3d.cuda import CudaConv3d
+from minnl.kernels.conv3d.cuda_windows import Windows
+from minnl.kernels.runtime.column_sums import column_sums
+from minnl.kernels.runtime.cuda import Source, contiguous
 from minnl.ops.conv import Conv3d
 from tests.gpu import GPU, QUICK, TOLERANCE, agree, arrays, only_wanted, outcome, same_bits
 
@@ -58,7 +60,7 @@ def convolve(**arguments):
 @given(case=convolutions(), bias=st.booleans(), dtype=st.sampled_from(list(TOLERANCE)))
 def test_chosen(case, bias, dtype):
     x, weight, arguments = case
-    agree(convolve(**arguments), arrays(x, weight, *([weight[-1:]] if bias else [])), GpuConv3d, dtype)
+    agree(convolve(**arguments), arrays(x, weight, *([weight[-1:]] if bias else [])), CudaConv3d, dtype)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -67,7 +69,7 @@ def test_chosen(case, bias, dtype):
 def test_method(method, case, dtype, numbers):
     x, weight, arguments = case
     with by(method), in_slices(numbers), mock.patch.multiple(conv_direct, LINES=1, MOST_SLICES=3):
-        agree(convolve(**arguments), arrays(x, weight, weight[-1:]), GpuConv3d, dtype)
+        agree(convolve(**arguments), arrays(x, weight, weight[-1:]), CudaConv3d, dtype)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -88,7 +90,7 @@ def test_method(method, case, dtype, numbers):
 )
 def test_shapes(method, x, weight, arguments):
     with by(method):
-        agree(convolve(**arguments), arrays(x, weight, weight[-1:]), GpuConv3d)
+        agree(convolve(**arguments), arrays(x, weight, weight[-1:]), CudaConv3d)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
@@ -106,7 +108,7 @@ def test_arrays_that_are_not_contiguous(method):
         return F.conv3d(x.transpose(0, 1, 3, 2, 4), F.flip(weight, 1), bias, padding=1).transpose(0, 3, 2, 1, 4)
 
     with by(method):
-        agree(fn, arrays((2, 3, 5, 4, 3), (3, 3, 2, 3, 4), (4,)), GpuConv3d)
+        agree(fn, arrays((2, 3, 5, 4, 3), (3, 3, 2, 3, 4), (4,)), CudaConv3d)
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
@@ -139,7 +141,7 @@ def test_method_by_shape(weight, groups, expected):
 def test_one_tap_and_stride_1_gather_nothing():
     inputs = arrays((2, 3, 4, 5, 6), (1, 1, 1, 6, 4), (4,))
     with mock.patch.object(conv_columns, "gather", side_effect=AssertionError("gathered")):
-        agree(convolve(), inputs, GpuConv3d)
+        agree(convolve(), inputs, CudaConv3d)
         with pytest.raises(AssertionError, match="gathered"):
             outcome(convolve(stride=2), inputs)
 
@@ -187,7 +189,7 @@ def test_coordinates_beyond_32_bits_are_left_to_the_textbook(xp):
     x, weight = xp.ones((1, 1, 1, 1, 1)), xp.ones((1, 1, 1, 1, 1))
     for pads, stride, suits in ((2**30, 1, True), (2**31, 1, False), (0, 2**31, False)):
         op = Conv3d((1, 1, stride), ((0, 0), (0, 0), (pads, 0)), (1, 1, 1), 1)
-        assert GpuConv3d.suits(op, [x, weight]) == suits
+        assert CudaConv3d.suits(op, [x, weight]) == suits
 
 
 TAKE = """

@@ -8,7 +8,7 @@ from tests.hard_inputs import check
 from tests.test_hard_sums import SUBJECTS
 
 
-@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("mode", minnl.dispatch.MODES)
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_errors(subject, mode):
     check(subject, mode, 60, device=GPU)

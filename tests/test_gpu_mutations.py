@@ -5,18 +5,18 @@ Some case of the op's must give each mistake away, on the kernels that are compi
 
 import numpy as np
 import pytest
+from minnl.kernels.non_local.cuda_concat import CONCAT
 
-from minnl.kernels.cuda.column_sums import SUMS
-from minnl.kernels.cuda.conv_columns import GATHER
-from minnl.kernels.cuda.conv_direct import DIRECT
-from minnl.kernels.cuda.dropout import DROPOUT
-from minnl.kernels.cuda.index import INDEX
-from minnl.kernels.cuda.non_local import NON_LOCAL
-from minnl.kernels.cuda.non_local_concat import CONCAT
-from minnl.kernels.cuda.norm import NORM
-from minnl.kernels.cuda.pointwise import POINTWISE
-from minnl.kernels.cuda.pool import POOL
-from minnl.kernels.cuda.softmax import SOFTMAX
+from minnl.kernels.batch_norm.cuda import NORM
+from minnl.kernels.conv3d.cuda_direct import DIRECT
+from minnl.kernels.conv3d.cuda_im2col import GATHER
+from minnl.kernels.non_local.cuda import NON_LOCAL
+from minnl.kernels.pointwise.cuda import POINTWISE
+from minnl.kernels.pointwise.cuda_dropout import DROPOUT
+from minnl.kernels.pointwise.cuda_index import INDEX
+from minnl.kernels.pooling.cuda import POOL
+from minnl.kernels.runtime.column_sums import SUMS
+from minnl.kernels.softmax.cuda import SOFTMAX
 from tests.gpu import TOLERANCE, broken, close, outcome
 from tests.test_gpu import TABLE, right
 

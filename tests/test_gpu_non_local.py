@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, backend, no_grad
 from minnl import functional as F
-from minnl.kernels.cuda import gemm, non_local
-from minnl.kernels.cuda.non_local import BlockedSoftmax, Blocks
-from minnl.kernels.cuda.non_local_dot import GpuDotOfPairs, GpuDotOfSums
+from minnl.kernels.non_local import cuda as non_local
+from minnl.kernels.non_local.cuda import Blocks, CudaNonLocalSoftmax
+from minnl.kernels.non_local.cuda_dot import CudaNonLocalDot, GpuDotOfPairs
+from minnl.kernels.runtime import cublas as gemm
 from minnl.ops.non_local import NonLocalSoftmax
 from tests.gpu import GPU, QUICK, TOLERANCE, Peak, agree, arrays, close, only_wanted, outcome, same_bits
 
@@ -54,7 +55,7 @@ def test_softmax(batch, t, sizes, key_t, key_sizes, inner, depth, axes, kept, ro
     given_arrays = inputs((t, *sizes), keys, inner, depth, batch)
     a_line = {"spacetime": math.prod(keys), "space": math.prod(keys[1:]), "time": keys[0]}[axes]
     with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept), small_blocks(rows, a_line, dtype):
-        agree(operation(axes=axes), given_arrays, BlockedSoftmax, dtype)
+        agree(operation(axes=axes), given_arrays, CudaNonLocalSoftmax, dtype)
 
 
 @QUICK
@@ -70,11 +71,11 @@ def test_dot(batch, queries, keys, inner, depth, dtype):
     given_arrays = inputs(queries, keys, inner, depth, batch)
     positions = math.prod(queries), math.prod(keys)
     few = math.prod(positions) * (inner + depth) < sum(positions) * inner * depth
-    agree(operation("dot"), given_arrays, GpuDotOfPairs if few else GpuDotOfSums, dtype)
+    agree(operation("dot"), given_arrays, GpuDotOfPairs if few else CudaNonLocalDot, dtype)
 
 
 @pytest.mark.parametrize("axes", ["space", "time"])
-@pytest.mark.parametrize(("channels", "kernel"), [(2, GpuDotOfSums), (30, GpuDotOfPairs)])
+@pytest.mark.parametrize(("channels", "kernel"), [(2, CudaNonLocalDot), (30, GpuDotOfPairs)])
 def test_dot_in_both_orders_along_some_axes(axes, channels, kernel):
     agree(operation("dot", axes), inputs((4, 3, 3), (4, 3, 3), channels, channels, batch=2), kernel)
 
@@ -84,7 +85,7 @@ def test_dot_in_both_orders_along_some_axes(axes, channels, kernel):
 def test_rows_of_all_lengths(keys, kept):
     """Of a part of a warp, of a warp, of a block, and of several rounds of each."""
     with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
-        agree(operation(), inputs((1, 3, 7), (1, 1, keys)), BlockedSoftmax)
+        agree(operation(), inputs((1, 3, 7), (1, 1, keys)), CudaNonLocalSoftmax)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_a_row_larger_than_a_block_is_a_block():
             (slice(b, b + 1), slice(i, i + 1)) for b in range(2) for i in range(3)
         ]
         with MANY_KEYS:
-            agree(operation(), inputs((1, 1, 3), (1, 1, 5), batch=2), BlockedSoftmax)
+            agree(operation(), inputs((1, 1, 3), (1, 1, 5), batch=2), CudaNonLocalSoftmax)
 
 
 @pytest.mark.parametrize("mode", ["embedded", "dot"])
@@ -149,7 +150,7 @@ def test_large_logits(kept, dtype):
     for sign in (1, -1):
         with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
             # theta's gradient has 100 times the sum of the logits' gradients in it, which is 0 but for rounding
-            agree(F.non_local, [sign * theta, phi, g], BlockedSoftmax, dtype, tolerance=20 * TOLERANCE[dtype])
+            agree(F.non_local, [sign * theta, phi, g], CudaNonLocalSoftmax, dtype, tolerance=20 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -179,11 +180,11 @@ def test_logits_that_are_not_finite(kept):
     theta[0, 0, 0, 2, 0] = np.inf
     theta[0, 0, 0, 3, 0] = np.nan
     with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
-        agree(F.non_local, [theta, phi, g], BlockedSoftmax)
+        agree(F.non_local, [theta, phi, g], CudaNonLocalSoftmax)
     theta, phi, g = (np.abs(a) for a in inputs((1, 1, 6), (1, 1, 7), 2, 3))
     phi[0, 0, 0, 3, 0] = -np.inf  # one key at -infinity, for all
     with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
-        agree(F.non_local, [theta, phi, g], BlockedSoftmax)
+        agree(F.non_local, [theta, phi, g], CudaNonLocalSoftmax)
         (y, *_), _ = outcome(F.non_local, [theta, phi, g])
     assert np.isfinite(y).all()
 
@@ -213,12 +214,15 @@ def test_few_weights_are_kept_and_only_for_a_backward():
     np.testing.assert_allclose(op.exponentials.sum(axis=-1).get(), 1, rtol=1e-6)
     assert op.log_sum is None
     seen = []
-    with no_grad(), mock.patch.object(BlockedSoftmax, "forward", lambda op, *a: seen.append(op) or forward(op, *a)):
+    with (
+        no_grad(),
+        mock.patch.object(CudaNonLocalSoftmax, "forward", lambda op, *a: seen.append(op) or forward(op, *a)),
+    ):
         operation()(*leaves)
     assert seen[0].exponentials is None
 
 
-forward = BlockedSoftmax.forward
+forward = CudaNonLocalSoftmax.forward
 
 
 class TestProducts:

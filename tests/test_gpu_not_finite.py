@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from minnl import kernels
+from minnl import dispatch
 from tests.gpu import GPU
 from tests.not_finite import EACH_PLACE, outcome, same
 
@@ -14,7 +14,7 @@ def right(name, place, value):
     return outcome(name, place, value, "textbook")
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize(("name", "place", "value"), EACH_PLACE)
 def test_as_numpy_makes_of_them(name, place, value, mode):
     same(name, outcome(name, place, value, mode, GPU), right(name, place, value))

@@ -8,12 +8,12 @@ import pytest
 
 import minnl
 from minnl import Tensor, backend, optim
-from minnl.kernels.cuda import source
-from minnl.kernels.cuda.optim import EACH, MOST, OPTIM, PART, PARTS, OneLaunchAdamW, OneLaunchSGD
+from minnl.kernels.optim.cuda import EACH, MOST, OPTIM, PART, PARTS, CudaAdamW, CudaSGD
+from minnl.kernels.runtime import cuda as source
 from tests.gpu import GPU, TOLERANCE, broken, close
 from tests.test_optim import OPTIMISERS
 
-KERNEL = {"AdamW": OneLaunchAdamW, "SGD": OneLaunchSGD}
+KERNEL = {"AdamW": CudaAdamW, "SGD": CudaSGD}
 # Several blocks, and two launches.
 SHAPES = ((), (7,), (EACH,), (3, 701), (2, 1, EACH + 1), (5 * EACH - 1,), *[(3,)] * MOST)
 LAUNCHES = 2

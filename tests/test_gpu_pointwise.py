@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, backend
 from minnl import functional as F
-from minnl.kernels.cuda.dropout import GpuDropout
-from minnl.kernels.cuda.index import GpuIndex
-from minnl.kernels.cuda.pointwise import GpuAffine, GpuReLU, GpuSigmoid, GpuTanh
+from minnl.kernels.pointwise.cuda import CudaAffine, CudaReLU, CudaSigmoid, CudaTanh
+from minnl.kernels.pointwise.cuda_dropout import CudaDropout
+from minnl.kernels.pointwise.cuda_index import CudaIndex
 from minnl.ops.dropout import Dropout
 from tests.gpu import GPU, QUICK, TOLERANCE, agree, arrays, close, outcome, same_bits
 
-OPS = {F.relu: GpuReLU, F.sigmoid: GpuSigmoid, F.tanh: GpuTanh}
+OPS = {F.relu: CudaReLU, F.sigmoid: CudaSigmoid, F.tanh: CudaTanh}
 SHAPES = st.lists(st.integers(1, 9), max_size=5).map(tuple)
 
 
@@ -44,7 +44,7 @@ def test_values_that_are_not_finite(fn):
 def test_affine(shape, channels, wanted, dtype):
     inputs = [a.astype(dtype).astype(float) for a in arrays((*shape, channels), channels, channels)]
     got, picked = outcome(F.affine, inputs, dtype, wanted=wanted)
-    assert picked == [GpuAffine]
+    assert picked == [CudaAffine]
     expected, _ = outcome(F.affine, inputs, "float64", backend.CPU, "textbook", wanted)
     assert [a is None for a in got] == [a is None for a in expected]
     arrived = [(a, b.astype(dtype)) for a, b in zip(got, expected, strict=True) if a is not None]
@@ -53,7 +53,7 @@ def test_affine(shape, channels, wanted, dtype):
 
 @pytest.mark.parametrize("shape", [(2, 2000), (5, 901), (70001, 3), (2, 3, 37, 11, 48)])
 def test_affine_of_sizes_that_no_block_divides(shape):
-    agree(F.affine, arrays(shape, shape[-1], shape[-1]), GpuAffine, tolerance=5e-5)  # float32 sums of 70,001 gradients
+    agree(F.affine, arrays(shape, shape[-1], shape[-1]), CudaAffine, tolerance=5e-5)  # float32 sums of 70,001 gradients
 
 
 def drop(p, channels, seed):
@@ -71,7 +71,7 @@ def drop(p, channels, seed):
 def test_dropout_has_the_bits_of_the_cpu(shape, p, channels, seed, dtype):
     fn, inputs = drop(p, channels, seed), arrays(shape)
     got, picked = outcome(fn, inputs, dtype)
-    assert picked == [GpuDropout]
+    assert picked == [CudaDropout]
     expected, _ = outcome(fn, inputs, dtype, backend.CPU, "textbook")
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -80,7 +80,7 @@ def test_dropout_has_the_bits_of_the_cpu(shape, p, channels, seed, dtype):
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("shape", [(5, 4001), (3, 2, 37, 11, 48), (2, 3001, 3)])
 def test_dropout_of_sizes_that_no_block_divides(shape, channels):
-    agree(drop(0.3, channels, 12345678901234567), arrays(shape), GpuDropout)
+    agree(drop(0.3, channels, 12345678901234567), arrays(shape), CudaDropout)
 
 
 @pytest.mark.parametrize("channels", [False, True])
@@ -88,7 +88,7 @@ def test_dropout_of_swapped_axes_and_twice_the_same(channels):
     def fn(x):
         return drop(0.5, channels, 3)(F.transpose(x, (2, 0, 1)))
 
-    agree(fn, arrays((5, 6, 70)), GpuDropout)
+    agree(fn, arrays((5, 6, 70)), CudaDropout)
     same_bits(fn, arrays((5, 6, 70)))
 
 
@@ -116,7 +116,7 @@ def test_indexing_adds_in_numpys_order(name, dtype):
     """The same bits as NumPy's add.at, which adds use after use."""
     shape, key = KEYS[name]
     got, picked = outcome(lambda x: x[key], arrays(shape), dtype)
-    assert picked == [GpuIndex]
+    assert picked == [CudaIndex]
     expected, _ = outcome(lambda x: x[key], arrays(shape), dtype, backend.CPU, "textbook")
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minnl import Tensor, no_grad
+from minnl import Tensor, dispatch, no_grad
 from minnl import functional as F
-from minnl.kernels.cuda import pool, pool_axis
-from minnl.kernels.cuda.pool import GpuAdaptiveAvgPool, GpuAdaptiveMaxPool, GpuAvgPool, GpuMaxPool
+from minnl.kernels.pooling import cuda as pool
+from minnl.kernels.pooling import cuda_axis as pool_axis
+from minnl.kernels.pooling.cuda import CudaAdaptiveAvgPool3d, CudaAdaptiveMaxPool3d, CudaAvgPool3d, CudaMaxPool3d
 from tests import pooling
 from tests.gpu import GPU, QUICK, TOLERANCE, agree, arrays, outcome, same_bits
 
 DTYPES = st.sampled_from(list(TOLERANCE))
-ADAPTIVE = {F.adaptive_max_pool3d: GpuAdaptiveMaxPool, F.adaptive_avg_pool3d: GpuAdaptiveAvgPool}
+ADAPTIVE = {F.adaptive_max_pool3d: CudaAdaptiveMaxPool3d, F.adaptive_avg_pool3d: CudaAdaptiveAvgPool3d}
 
 
 @contextlib.contextmanager
@@ -54,7 +55,7 @@ HOLDS = st.sampled_from(["ties", "infinities", "nan"])
 def test_max_pool(case, holds, launch, dtype):
     shape, arguments = case
     with launch:
-        agree(lambda x: F.max_pool3d(x, **arguments), holding(holds, shape), GpuMaxPool, dtype)
+        agree(lambda x: F.max_pool3d(x, **arguments), holding(holds, shape), CudaMaxPool3d, dtype)
 
 
 @QUICK
@@ -69,7 +70,7 @@ def test_avg_pool(case, pads, divisor, launch, dtype):
     shape, arguments = case
     arguments |= {"count_include_pad": pads, "divisor_override": divisor}
     with launch:
-        agree(lambda x: F.avg_pool3d(x, **arguments), arrays(shape), GpuAvgPool, dtype)
+        agree(lambda x: F.avg_pool3d(x, **arguments), arrays(shape), CudaAvgPool3d, dtype)
 
 
 @pytest.mark.parametrize("fn", ADAPTIVE)
@@ -97,13 +98,13 @@ def test_kernels_of_published_networks():
     """More outputs than one thread each would be too few for; blocks that no line fills."""
     x = arrays((1, 4, 57, 57, 64))
     assert x[0].size > pool.ENOUGH
-    agree(lambda x: F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)), x, GpuMaxPool)
-    agree(lambda x: F.max_pool3d(x, (1, 3, 3), 1, (0, 1, 1)), x, GpuMaxPool)
-    agree(lambda x: F.avg_pool3d(x, (2, 1, 1)), x, GpuAvgPool)
+    agree(lambda x: F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)), x, CudaMaxPool3d)
+    agree(lambda x: F.max_pool3d(x, (1, 3, 3), 1, (0, 1, 1)), x, CudaMaxPool3d)
+    agree(lambda x: F.avg_pool3d(x, (2, 1, 1)), x, CudaAvgPool3d)
 
 
 def test_windows_of_255_taps():
-    agree(lambda x: F.max_pool3d(x, (3, 5, 17), 1, (1, 2, 8)), holding("ties", (1, 4, 6, 19, 2)), GpuMaxPool)
+    agree(lambda x: F.max_pool3d(x, (3, 5, 17), 1, (1, 2, 8)), holding("ties", (1, 4, 6, 19, 2)), CudaMaxPool3d)
 
 
 @pytest.mark.parametrize("enough", [1, pool.ENOUGH])
@@ -112,8 +113,8 @@ def test_of_several_nan_the_one_that_the_op_says_gets_the_gradient(enough):
     x[0, [1, 2, 2, 3], [3, 0, 2, 1], [2, 1, 3, 0]] = np.nan
     with launched(enough):
         for fn, kernel, place in (
-            (lambda x: F.max_pool3d(x, 4), GpuMaxPool, (0, 3, 1, 0, 0)),
-            (lambda x: F.adaptive_max_pool3d(x, 1), GpuAdaptiveMaxPool, (0, 1, 3, 2, 0)),
+            (lambda x: F.max_pool3d(x, 4), CudaMaxPool3d, (0, 3, 1, 0, 0)),
+            (lambda x: F.adaptive_max_pool3d(x, 1), CudaAdaptiveMaxPool3d, (0, 1, 3, 2, 0)),
         ):
             agree(fn, [x], kernel)
             (_, gx), _ = outcome(fn, [x])
@@ -121,15 +122,15 @@ def test_of_several_nan_the_one_that_the_op_says_gets_the_gradient(enough):
 
 
 def test_a_window_that_sees_no_input():
-    agree(lambda x: F.max_pool3d(x, 2, 1, 1, dilation=(5, 1, 1)), arrays((1, 4, 3, 3, 2)), GpuMaxPool)
+    agree(lambda x: F.max_pool3d(x, 2, 1, 1, dilation=(5, 1, 1)), arrays((1, 4, 3, 3, 2)), CudaMaxPool3d)
 
 
 def test_numbers_that_no_table_holds():
     x = Tensor(arrays((1, 3, 3, 3, 2))[0], requires_grad=True, device=GPU)
     far = F.avg_pool3d(x, 2, divisor_override=2**31)
-    assert far.op.fast is None
-    assert F.avg_pool3d(x, 2, divisor_override=1 - 2**31).op.fast is GpuAvgPool
-    agree(lambda x: F.max_pool3d(x, 1, 2, dilation=2**40), [x.numpy()], GpuMaxPool)
+    assert not dispatch.is_kernel(type(far.op))
+    assert type(F.avg_pool3d(x, 2, divisor_override=1 - 2**31).op) is CudaAvgPool3d
+    agree(lambda x: F.max_pool3d(x, 1, 2, dilation=2**40), [x.numpy()], CudaMaxPool3d)
 
 
 @pytest.mark.parametrize(

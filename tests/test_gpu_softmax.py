@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, no_grad
 from minnl import functional as F
-from minnl.kernels.cuda import softmax
-from minnl.kernels.cuda.softmax import GpuCrossEntropy, OneLaunchLogSoftmax, OneLaunchSoftmax
+from minnl.kernels.softmax import cuda as softmax
+from minnl.kernels.softmax.cuda import CudaCrossEntropy, CudaLogSoftmax, CudaSoftmax
 from tests.gpu import GPU, QUICK, TOLERANCE, agree, arrays, outcome, same_bits
 
-SOFTMAXES = {F.softmax: OneLaunchSoftmax, F.log_softmax: OneLaunchLogSoftmax}
+SOFTMAXES = {F.softmax: CudaSoftmax, F.log_softmax: CudaLogSoftmax}
 BOTH = pytest.mark.parametrize("fn", SOFTMAXES)
 DTYPES = st.sampled_from(list(TOLERANCE))
 
@@ -93,7 +93,7 @@ def test_cross_entropy(shape, classes, ignored, weighted, smoothing, reduction, 
     weight = rng.uniform(0, 2, classes).round(1) if weighted else None
     fn = entropy(labels, weight, ignore_index=-7, label_smoothing=smoothing, reduction=reduction)
     with mock.patch.object(softmax, "MOST_BLOCKS", blocks):
-        agree(fn, arrays((*shape, classes)), GpuCrossEntropy, dtype)
+        agree(fn, arrays((*shape, classes)), CudaCrossEntropy, dtype)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -110,7 +110,7 @@ def test_where_every_label_is_ignored_the_gradient_is_0():
 def test_cross_entropy_of_many_classes_and_rows(rows, classes, smoothing, dtype):
     rng = np.random.default_rng(0)
     fn = entropy(rng.integers(0, classes, rows), rng.uniform(0, 2, classes), label_smoothing=smoothing)
-    agree(fn, arrays((rows, classes)), GpuCrossEntropy, dtype)
+    agree(fn, arrays((rows, classes)), CudaCrossEntropy, dtype)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -124,14 +124,14 @@ def test_cross_entropy_with_infinities_and_nan(reduction):
     x[5, 2] = np.inf
     labels = np.array([10, 1, -100, 5, -100, -100, 6, 7])
     for rows in (slice(0, 3), slice(0, 1), slice(1, 3), slice(0, 8)):
-        agree(entropy(labels[rows], None, reduction=reduction), [x[rows]], GpuCrossEntropy)
+        agree(entropy(labels[rows], None, reduction=reduction), [x[rows]], CudaCrossEntropy)
 
 
 def test_labels_and_weights_that_are_not_contiguous():
     labels = np.random.default_rng(0).integers(0, 7, (6, 5)).T
     weight = np.linspace(0.5, 2, 14)[::2]
-    agree(entropy(labels, weight), arrays((5, 6, 7)), GpuCrossEntropy)
-    agree(lambda x: entropy(labels, weight)(x.transpose(1, 2, 0)), arrays((7, 5, 6)), GpuCrossEntropy)
+    agree(entropy(labels, weight), arrays((5, 6, 7)), CudaCrossEntropy)
+    agree(lambda x: entropy(labels, weight)(x.transpose(1, 2, 0)), arrays((7, 5, 6)), CudaCrossEntropy)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

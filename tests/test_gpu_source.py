@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minnl import backend
-from minnl.kernels.cuda import source
-from minnl.kernels.cuda.source import Source, ceil_div, contiguous, grid
+from minnl.kernels.runtime import cuda as source
+from minnl.kernels.runtime.cuda import Source, ceil_div, contiguous, grid
 from tests.gpu import GPU
 
 CODE = """

@@ -3,14 +3,15 @@
 import pytest
 
 import minnl
-from minnl.kernels.cuda import column_sums, norm
+from minnl.kernels.batch_norm import cuda as norm
+from minnl.kernels.runtime import column_sums
 from tests.gpu import GPU
 from tests.many_positions import BOUND, cases, worst
 
 MANY = cases(300_000)
 
 
-@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("mode", minnl.dispatch.MODES)
 @pytest.mark.parametrize("name", MANY)
 def test_sums_over_many_positions(name, mode, monkeypatch):
     """With few threads, so that each of them adds up thousands of numbers, as with many more positions."""

@@ -11,8 +11,8 @@ import pytest
 import minnl
 import models
 import train
-from minnl import backend, checkpoint, data, kernels, optim, training
-from minnl.kernels.cuda import conv_columns
+from minnl import backend, checkpoint, data, dispatch, optim, training
+from minnl.kernels.conv3d import cuda_im2col as conv_columns
 from minnl.training import Trainer
 from tests.gpu import GPU  # noqa: F401 (skips all of this where there is none)
 from tests.gpu_watch import watched
@@ -64,7 +64,7 @@ def on_the_cpu(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 def test_twenty_steps_follow_numpy(on_the_cpu, tmp_path, mode):
     with minnl.use_kernels(mode):
         assert trainer(tmp_path, "gpu").fit(plain=True)
@@ -93,7 +93,7 @@ def test_stopping_on_a_gpu_changes_no_bit(tmp_path):
     assert_close(tmp_path / "stopped", tmp_path / "whole", 0)
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 def test_what_crosses_the_bus_in_training(tmp_path, monkeypatch, mode):
     """Up go the clips and labels of each step, down the losses and answers of each look; nothing else waits."""
     monkeypatch.setattr(training, "LOG_EVERY", 3)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from minnl import functional as F
-from minnl.kernels.cpu import conv, uneven
+from minnl.kernels.conv3d import cpu as conv
+from minnl.kernels.conv3d import uneven
 from tests.fast import as_before, same_bits  # noqa: F401 (as_before is a fixture)
 from tests.hard_inputs import EPS, FACTOR, KINDS, NORMAL, Subject, Trial, check, hard, magnitudes, outcome, plain
 from tests.test_kernels_conv import METHODS, by

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from minnl import functional as F
-from minnl.kernels.cpu import non_local, non_local_sorted
+from minnl.kernels.non_local import cpu as non_local
+from minnl.kernels.non_local import sorted as non_local_sorted
 from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
 from tests.hard_inputs import EPS, NORMAL, Subject, Trial, check, hard, magnitudes, plain
 from tests.test_kernels_non_local import in_blocks

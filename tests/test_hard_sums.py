@@ -9,7 +9,8 @@ import pytest
 
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels.cpu import norm, rows
+from minnl.kernels.batch_norm import cpu as norm
+from minnl.kernels.batch_norm import rows
 from tests.hard_inputs import NORMAL, Subject, Trial, check, hard, magnitudes, outcome, plain
 
 if importlib.util.find_spec("torch"):

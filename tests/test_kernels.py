@@ -15,10 +15,10 @@ import pytest
 import threadpoolctl
 
 import minnl
-from minnl import Tensor, kernels
+from minnl import Tensor, dispatch
 from minnl import functional as F
-from minnl.kernels import threads
-from minnl.kernels.cpu import accumulate, conv
+from minnl.kernels.conv3d import cpu as conv
+from minnl.kernels.runtime import accumulate, threads
 from tests.fast import TOLERANCE, agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 
@@ -45,13 +45,13 @@ def test_textbook_mode_runs_no_kernel():
 def test_modes():
     minnl.use_kernels("fast")
     with minnl.use_kernels("textbook"):
-        assert kernels.mode() == "textbook"
+        assert dispatch.mode() == "textbook"
         with pytest.raises(ZeroDivisionError), minnl.use_kernels("fast"):
             raise ZeroDivisionError
-        assert kernels.mode() == "textbook"
-    assert kernels.mode() == "fast"
+        assert dispatch.mode() == "textbook"
+    assert dispatch.mode() == "fast"
     minnl.use_kernels("textbook")
-    assert kernels.mode() == "textbook"
+    assert dispatch.mode() == "textbook"
     with pytest.raises(ValueError, match='use_kernels: mode must be "textbook" or "fast", got \'quick\''):
         minnl.use_kernels("quick")
 
@@ -62,7 +62,7 @@ def test_large_gradients_are_added_by_the_kernel_out_of_place(shape):
     a, b = (rng.random(shape, np.float32) for _ in range(2))
     b = b.T.copy().T if b.ndim == 2 else b  # of any order in memory
     expected, before = a + b, (a.copy(), b.copy())
-    with mock.patch.object(accumulate.ThreadedSum, "forward", wraps=accumulate.ThreadedSum.forward) as added:
+    with mock.patch.object(accumulate.threads, "run", wraps=accumulate.threads.run) as added:
         x = Tensor(np.zeros_like(a), requires_grad=True)
         for gradient in (a, b):
             x.backward(gradient)
@@ -98,7 +98,7 @@ def test_backward_stays_with_the_body_of_its_forward():
 def test_environment_variable(value, expected):
     env = {k: v for k, v in os.environ.items() if k != "MINNL_KERNELS"} | ({"MINNL_KERNELS": value} if value else {})
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    code = "from minnl import kernels; print(kernels.mode())"
+    code = "from minnl import dispatch; print(dispatch.mode())"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     if expected:
         assert done.stdout.strip() == expected, done.stderr

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 import minnl
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels import threads
-from minnl.kernels.cpu import columns, conv, conv_columns, conv_points, conv_taps, conv_winograd, gemm, panels, winograd
+from minnl.kernels.conv3d import cpu as conv
+from minnl.kernels.conv3d import im2col as conv_columns
+from minnl.kernels.conv3d import im2col_blocks as columns
+from minnl.kernels.conv3d import points as conv_points
+from minnl.kernels.conv3d import taps as conv_taps
+from minnl.kernels.conv3d import tiles as winograd
+from minnl.kernels.conv3d import winograd as conv_winograd
+from minnl.kernels.runtime import matmul as gemm
+from minnl.kernels.runtime import panels, threads
 from tests.fast import agree, arrays, as_before, outcome, same_bits, small_panels  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -93,7 +100,7 @@ def test_windows_one_place_wide(x, weight, arguments):
     """Sums of ones are whole numbers, which both bodies get exactly."""
     inputs = [np.ones(shape, np.float32) for shape in (x, weight)]
     results = []
-    for mode in minnl.kernels.MODES:
+    for mode in minnl.dispatch.MODES:
         with minnl.use_kernels(mode):
             leaves = [Tensor(a, requires_grad=True) for a in inputs]
             y = F.conv3d(*leaves, **arguments)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minnl import functional as F
-from minnl.kernels.cpu import products
+from minnl.kernels.linear import cpu as products
 from tests.fast import agree, arrays, as_before, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)

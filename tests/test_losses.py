@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Tensor, kernels
+from minnl import Tensor, dispatch
 from minnl import functional as F
 
-BOTH = pytest.mark.parametrize("mode", kernels.MODES)
+BOTH = pytest.mark.parametrize("mode", dispatch.MODES)
 
 
 @BOTH

@@ -10,7 +10,7 @@ import pytest
 
 import minnl
 import models
-from minnl import Tensor, engine, kernels, nn, optim
+from minnl import Tensor, dispatch, engine, nn, optim
 from minnl import functional as F
 from minnl.data import RelationClips
 from minnl.study import bill
@@ -273,7 +273,7 @@ def no_garbage_collector():
     gc.enable()
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 def test_nothing_of_a_step_stays(mode, monkeypatch, no_garbage_collector):
     """Every op, its output and what it kept are gone after the step, without the garbage collector."""
     born, call = [], engine.Op.__call__
@@ -295,7 +295,7 @@ def test_nothing_of_a_step_stays(mode, monkeypatch, no_garbage_collector):
     assert [type(ref()).__name__ for ref in born if ref() is not None] == []
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 def test_memory_stays_flat(mode, no_garbage_collector):
     """A leak would be 6 graphs, one a step; the small pieces that Python and NumPy keep for reuse are less than 1."""
     model = build("embedded")
@@ -313,7 +313,7 @@ def test_memory_stays_flat(mode, no_garbage_collector):
     assert max(sizes[4:]) - min(sizes[4:]) < bill.plan(model, shape).kept, sizes
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 def test_no_float64_in_a_float32_step(mode, monkeypatch):
     seen = []
 

@@ -8,7 +8,7 @@ import pytest
 import minnl
 from minnl import Tensor, nn
 from minnl import functional as F
-from minnl.kernels.cpu import non_local as fast
+from minnl.kernels.non_local import cpu as fast
 from minnl.ops import non_local as textbook
 
 MODES = nn.MODES

@@ -8,7 +8,7 @@ import pytest
 
 import minnl
 from minnl import Tensor, checkpoint, nn, optim
-from minnl.kernels.cpu.adamw import BlockedAdamW
+from minnl.kernels.optim.cpu import CpuAdamW
 from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.test_training import make, saved
 
@@ -356,7 +356,10 @@ def test_adamw_in_blocks_has_the_textbook_bits():
         own = {"params": params[2:], "lr": 0.05, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.0}
         optimizer = optim.AdamW([{"params": params[:2]}, own], 0.02, weight_decay=0.2)
         minnl.set_threads(count)
-        with minnl.use_kernels(mode), mock.patch.object(BlockedAdamW, "step", wraps=BlockedAdamW.step) as blocked:
+        with (
+            minnl.use_kernels(mode),
+            mock.patch.object(CpuAdamW, "apply", autospec=True, side_effect=CpuAdamW.apply) as blocked,
+        ):
             params[0].grad = np.ones(shapes[0], np.float32)
             optimizer.step()
             arrays = run(optimizer, params, 3)

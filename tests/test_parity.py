@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import minnl
+from minnl import dispatch
 from minnl import functional as F
-from minnl import kernels
 from minnl.ops import non_local
 from tests.cases import CASES, NOT_FINITE
 
@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 torch_twins = pytest.importorskip("tests.torch_twins")
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
-MODES = kernels.MODES if kernels._table else ("fast",)  # both ways, as soon as there is a kernel
+MODES = dispatch.MODES
 COMPARED = {name: case for name, case in {**CASES, **NOT_FINITE}.items() if case.torch}
 
 

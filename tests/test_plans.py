@@ -7,8 +7,8 @@ import pytest
 
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels.cpu import plans as module
-from minnl.kernels.cpu.plans import Plans
+from minnl.kernels.runtime import workspace as module
+from minnl.kernels.runtime.workspace import Plans
 from tests.fast import arrays
 
 

@@ -13,7 +13,7 @@ import pytest
 import minnl
 from minnl import Tensor, optim
 from minnl import functional as F
-from minnl.kernels import memory
+from minnl.kernels.runtime import memory
 from models import small
 from tests.cases import CASES
 from tests.fast import as_before, outcome  # noqa: F401 (as_before is a fixture)

@@ -10,7 +10,7 @@ import pytest
 import minnl
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels import memory
+from minnl.kernels.runtime import memory
 
 MB = 1024 * 1024
 LARGE = (3, memory.SMALLEST // 4)  # float32: three times the smallest size that is pooled

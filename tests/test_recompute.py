@@ -9,7 +9,7 @@ import pytest
 
 import minnl
 import models
-from minnl import Tensor, checkpoint, kernels, nn, no_grad, random
+from minnl import Tensor, checkpoint, dispatch, nn, no_grad, random
 from minnl import functional as F
 from minnl.study import bill
 from tests import strict_cupy
@@ -49,7 +49,7 @@ def train(model, steps=2):
     return found, random.get_state()
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize(
     "recomputed",
     [("res2",), ("head",), ("stem", "res2", "res3", "head"), ("res3", "res3")],

@@ -11,9 +11,9 @@ import pytest
 import minnl
 import models
 import train
-from minnl import Tensor, backend, checkpoint, data, evaluation, kernels, nn, optim
+from minnl import Tensor, backend, checkpoint, data, dispatch, evaluation, nn, optim
 from minnl import functional as F
-from minnl.kernels.cuda.pointwise import POINTWISE
+from minnl.kernels.pointwise.cuda import POINTWISE
 from minnl.precise import precise_batch_norm
 from minnl.study import check, pictures
 from minnl.training import Trainer
@@ -68,7 +68,7 @@ def test_a_kernel_is_launched_where_its_arrays_are():
     np.testing.assert_array_equal(backend.to_host(y), [1, 1, 1])
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's remarks on NaN and infinity
 def test_every_op(name, mode):
@@ -107,7 +107,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("mode", kernels.MODES)
+@pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_a_run_that_stops_and_goes_on_follows_numpy(tmp_path, options, mode):
     with minnl.use_kernels(mode):

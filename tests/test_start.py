@@ -35,7 +35,7 @@ def test_import_brings_little_beyond_numpy(numpy):
 
 
 def test_a_network_can_be_built_and_trained_without_what_comes_later(numpy):
-    """minnl.kernels.threads loads its pool of threads with the first work that is large enough, and nothing else."""
+    """runtime/threads.py loads its pool of threads with the first work that is large enough, and nothing else."""
     step = """
 import minnl, models
 from minnl import functional as F, optim

@@ -8,21 +8,21 @@ import pytest
 import minnl
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels.cpu.sums import column_sums, over_positions, products_over_positions
+from minnl.kernels.runtime.sums import column_sums, over_positions, products_over_positions
 from minnl.sums import RUN, mean, total
 from tests.many_positions import BOUND, cases, numbers, worst
 
 MANY = cases(300_000)
 
 
-@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("mode", minnl.dispatch.MODES)
 @pytest.mark.parametrize("name", MANY)
 def test_sums_over_many_positions(name, mode):
     with minnl.use_kernels(mode):
         assert worst(*MANY[name]) < BOUND
 
 
-@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("mode", minnl.dispatch.MODES)
 def test_the_mean_of_a_clip(mode):
     """The mean of these numbers was 1003.26."""
     x = (1000 + np.random.default_rng(0).random((2, 64, 112, 112, 3))).astype(np.float32)
@@ -31,7 +31,7 @@ def test_the_mean_of_a_clip(mode):
     np.testing.assert_allclose(y, 1000.5, atol=1e-3)
 
 
-@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("mode", minnl.dispatch.MODES)
 def test_a_bias_under_four_million_positions(mode):
     """Ones are counted exactly up to 2^24; a running sum of 0.1 is off by 3e-3 after four million steps."""
     x, weight, bias = (Tensor(np.zeros(s, np.float32), requires_grad=True) for s in [(4_000_000, 1), (1, 2), (2,)])
@@ -40,7 +40,7 @@ def test_a_bias_under_four_million_positions(mode):
     np.testing.assert_allclose(bias.grad, 4_000_000 * float(np.float32(0.1)), rtol=BOUND)
 
 
-@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("mode", minnl.dispatch.MODES)
 @pytest.mark.parametrize("n", [1, RUN, RUN + 1, 2 * RUN, 1_000_003])
 def test_a_weight_under_many_positions(n, mode):
     """A product over four million positions was off by 1 %. A run of positions may round at every step, no more."""

@@ -171,7 +171,7 @@ def test_every_option_beside_pytorch(changes, options):
     side_by_side(trained("nl_i3d_r50_5", frames=frames, **changes), told_by_name | options, training=True)
 
 
-@pytest.mark.parametrize("kernels", minnl.kernels.MODES)
+@pytest.mark.parametrize("kernels", minnl.dispatch.MODES)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["c2d_r101", "nl_i3d_r50_5", "nl_i3d_r50_5_128x1", "nl_c2d_r34_5"])
 def test_float32(name, training, kernels):

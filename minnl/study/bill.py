@@ -176,7 +176,7 @@ class Plan(list):
 
     def apart(self):
         """Rows of a second run, which leave this plan as it is. `known` are the arrays that are kept already."""
-        return Plan(Events(self.events.kernels), set(self.known), set())
+        return Plan(Events(self.events.device == "gpu"), set(self.known), set())
 
     def run(self, op, inputs):
         """What `infer` gives, and a row of it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minnl import backend, kernels
+from minnl import backend, dispatch
 from minnl.backend import Array
 from minnl.contracts import FLOATS
 from minnl.engine import Op, Tensor
@@ -116,7 +116,7 @@ def float32check(fn: Callable[..., Tensor], inputs: Sequence[Tensor | Array]) ->
 def _run(fn, arrays, dtype, mode):
     """Output and gradients, in float64 on the host, and the names of the kernels that ran."""
     leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in arrays]
-    with kernels.use_kernels(mode), np.errstate(all="ignore"):
+    with dispatch.use_kernels(mode), np.errstate(all="ignore"):
         y = fn(*leaves)
         if not isinstance(y, Tensor) or y.dtype != dtype:
             what = y.dtype if isinstance(y, Tensor) else type(y).__name__
@@ -138,8 +138,8 @@ def _kernels(op):
         if isinstance(op, Op) and op not in seen:
             seen.add(op)
             waiting += op.sources
-            if op.fast:
-                found.add(getattr(op.fast, "__name__", type(op.fast).__name__))
+            if dispatch.is_kernel(type(op)):
+                found.add(type(op).__name__)
     return tuple(sorted(found))
 
 
