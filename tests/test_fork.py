@@ -97,7 +97,6 @@ def outcome(script):
 @pytest.mark.parametrize(
     "lock, seconds",
     [
-        ("memory.pool.lock", 0.3),  # the fork waits for it: what it guards would be half written in the child
         ("threads.one_blas_thread.lock", 60),
         ("TwoRuns._one_at_a_time", 60),
     ],
