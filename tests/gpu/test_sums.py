@@ -1,0 +1,20 @@
+"""Sums and means over many positions, in float32 and on a GPU: the cases of tests/engine/test_sums.py."""
+
+import pytest
+
+import minnl
+from minnl.kernels.cuda import column_sums, norm
+from tests.gpu.device import GPU
+from tests.many_positions import BOUND, cases, worst
+
+MANY = cases(300_000)
+
+
+@pytest.mark.parametrize("mode", minnl.kernels.MODES)
+@pytest.mark.parametrize("name", MANY)
+def test_sums_over_many_positions(name, mode, monkeypatch):
+    """With few threads, so that each of them adds up thousands of numbers, as with many more positions."""
+    monkeypatch.setattr(column_sums, "MOST_SLICES", 1)
+    monkeypatch.setattr(norm, "MOST_SUMMED", 1)
+    with minnl.use_kernels(mode):
+        assert worst(*MANY[name], GPU) < BOUND
