@@ -7,8 +7,14 @@ what they saw, so without one the network can count features but not relate them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from minnl import nn
+from minnl.backend import Array
 from minnl.checks import choice, count, pair
+from minnl.engine import Tensor
+from minnl.ops.attention import Axes, Mode
 from models import blocks
 
 CHANNELS = {"res2": 32, "res3": 64}
@@ -51,8 +57,10 @@ class Small(nn.Module):
     """
 
     def __init__(
-        self, classes=3, in_channels=1, non_local=None, place="res2", number=1, subsample="before", scale=True,
-        axes="spacetime", dropout=0.0, residuals=(1, 2), inflate=False,
+        self, classes: int = 3, in_channels: int = 1, non_local: Mode | None = None,
+        place: str | dict[str, Sequence[int]] = "res2", number: int = 1,
+        subsample: Literal["before", "after"] | None = "before", scale: bool = True, axes: Axes = "spacetime",
+        dropout: float = 0.0, residuals: int | Sequence[int] = (1, 2), inflate: bool = False,
     ):  # fmt: skip
         super().__init__()
         classes, in_channels = count("Small", "classes", classes), count("Small", "in_channels", in_channels)
@@ -80,7 +88,7 @@ class Small(nn.Module):
             pool=nn.GlobalAvgPool3d(), dropout=nn.Dropout(dropout), classify=nn.Linear(64, classes)
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return self.head(self.res3(self.res2(self.pool(self.stem(x)))))
 
 

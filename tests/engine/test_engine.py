@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 import minnl
-from minnl import Op, Tensor, debugging, engine, no_grad
+from minnl import Op, Tensor, debugging, no_grad, sums
 
 
 def leaf(*values, dtype=np.float64):
@@ -313,7 +313,7 @@ def summed_by_loop(array, shape):
 def test_sum_to_is_the_transpose_of_broadcasting(shapes, seed):
     shape, full = shapes.input_shapes[0], shapes.result_shape
     array = np.random.default_rng(seed).normal(size=full)
-    got = engine.sum_to(array, shape)
+    got = sums.sum_to(array, shape)
     assert got.shape == shape
     np.testing.assert_allclose(got, summed_by_loop(array, shape), rtol=1e-12, atol=1e-12)
 
@@ -330,4 +330,4 @@ def test_gradients_come_back_in_the_shapes_of_the_inputs(shapes):
 
 def test_sum_to_of_the_same_shape_is_the_array_itself():
     x = np.ones((2, 3))
-    assert engine.sum_to(x, (2, 3)) is x
+    assert sums.sum_to(x, (2, 3)) is x

@@ -82,10 +82,12 @@ def modules_of(node, file):
 
 
 def imports(source, file):
-    """(line, file) for every import of this project's files, wherever in the file it stands."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
+    """(line, file) for every import of this project's files, wherever in the file it stands: any that Python runs."""
+    found, tree = [], ast.parse(source)
+    ifs = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    never_run = {inner for node in ifs for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and node not in never_run:
             found += [(node.lineno, target) for name in modules_of(node, file) if (target := file_of(name))]
     return found
 
@@ -167,6 +169,7 @@ sys.exit(status)
         ("minnl/windows.py", "import minnl.functional"),
         ("minnl/engine.py", "from minnl import nn"),
         ("minnl/engine.py", "def f():\n    from minnl.ops import conv"),
+        ("minnl/engine.py", "if TYPE_CHECKING:\n    pass\nelse:\n    from minnl.methods import Methods"),
         ("minnl/engine.py", "from minnl import kernels"),
         ("minnl/dispatch.py", "from .engine import Op"),
         ("minnl/ops/conv.py", "from minnl.kernels.conv3d import cpu"),
@@ -189,6 +192,7 @@ def test_an_upward_import_is_found(file, source):
     ("file", "source"),
     [
         ("minnl/engine.py", "from minnl import backend, debugging, dispatch"),
+        ("minnl/engine.py", "if TYPE_CHECKING:\n    from minnl.methods import Methods"),
         ("minnl/ops/conv.py", "from minnl import windows\nfrom minnl.ops.arguments import tensor\nimport numpy"),
         ("minnl/ops/conv.py", "from .arguments import tensor"),
         ("minnl/kernels/conv3d/cpu.py", "from minnl.ops.conv import Conv3d"),
