@@ -28,18 +28,25 @@ FLOORS = {
     "train.py": 5,
 }
 # Within floor 1 the engine runs the kernels and the debug mode, which know nothing of it; within floor 2 functional
-# lists the ops; on floor 3 study looks at everything beside it.
+# lists the ops; on floor 3 study looks at everything beside it, and training is above nn, data and optim. Within
+# training the loop is above everything else, and what deals with files knows no networks and no data.
 ORDER = {
     "minnl/kernels/": ("minnl/engine.py",),
     "minnl/debugging.py": ("minnl/engine.py",),
     "minnl/contracts.py": ("minnl/engine.py",),
     "minnl/ops/": ("minnl/functional.py", "minnl/methods.py"),
     "minnl/functional.py": ("minnl/methods.py",),
-    "minnl/nn/": ("minnl/optim.py", "minnl/training.py", "minnl/checkpoint.py", "minnl/data/", "minnl/study/"),
-    "minnl/data/": ("minnl/nn/", "minnl/optim.py", "minnl/training.py", "minnl/checkpoint.py", "minnl/study/"),
-    "minnl/evaluation.py": ("minnl/training.py",),
-    "minnl/precise.py": ("minnl/training.py", "minnl/data/"),
-    "minnl/optim.py": ("minnl/training.py", "minnl/checkpoint.py", "minnl/data/", "minnl/study/"),
+    "minnl/nn/": ("minnl/optim.py", "minnl/training/", "minnl/data/", "minnl/study/"),
+    "minnl/data/": ("minnl/nn/", "minnl/optim.py", "minnl/training/", "minnl/study/"),
+    "minnl/optim.py": ("minnl/training/", "minnl/data/", "minnl/study/"),
+    "minnl/training/__init__.py": (),
+    "minnl/training/loop.py": (),
+    "minnl/training/precise.py": ("minnl/training/loop.py", "minnl/data/"),
+    **{
+        f"minnl/training/{name}.py": ("minnl/training/loop.py", "minnl/nn/", "minnl/data/", "minnl/study/")
+        for name in ("checkpoint", "schema", "tensor_file", "run_folder", "progress", "stopping", "recipes")
+    },
+    "minnl/training/": ("minnl/training/loop.py",),
 }
 LONGEST = 400
 
@@ -148,7 +155,11 @@ def test_no_assert_meets_a_user(file):
         ("minnl/ops/conv.py", "import minnl"),
         ("minnl/ops/conv.py", "from minnl import Tensor"),
         ("minnl/nn/layers.py", "from minnl import backend, optim"),
-        ("minnl/training.py", "import models"),
+        ("minnl/training/loop.py", "import models"),
+        ("minnl/training/meter.py", "from minnl.training import loop"),
+        ("minnl/training/evaluation.py", "from minnl.training.loop import Trainer"),
+        ("minnl/training/checkpoint.py", "from minnl import nn"),
+        ("minnl/data/loader.py", "from minnl.training import checkpoint"),
         ("models/small.py", "import train"),
     ],
 )

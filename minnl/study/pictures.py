@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from minnl import backend, checkpoint
+from minnl import backend
 from minnl.engine import Tensor
 from minnl.nn import NonLocalBlock, evaluating
+from minnl.training import checkpoint
 
 
 def read_log(folder):
