@@ -22,14 +22,15 @@ import sys
 from pathlib import Path
 
 import minnl
-from minnl import checkpoint, data, recipes
+from minnl import data
 from minnl.checks import clean, listed, printable
 from minnl.data import views
-from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
-from minnl.progress import say, secure
-from minnl.run_folder import RunFolder
 from minnl.study import bill, pictures
-from minnl.training import Trainer, part, steps_of
+from minnl.training import Trainer, checkpoint, recipes
+from minnl.training.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
+from minnl.training.loop import steps_per_epoch
+from minnl.training.progress import say, secure
+from minnl.training.run_folder import RunFolder
 from models import stored, transfer
 from models.options import arguments, build, check, datasets, kind, published, unchanged, video_options
 
@@ -91,7 +92,7 @@ def run(args, config, folder=None, path=None, meta=None):
     train_loader = data.Loader(train_set, shuffle=True, seed=config["seed"], drop_last=config["drop_last"], **loader)
     test_loader = data.Loader(test_set, seed=config["seed"], **loader)
     optimizer = recipes.optimizer(model.parameters(), config)
-    schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
+    schedule = recipes.schedule(config, steps_per_epoch(train_loader, config["accumulate"]) * config["epochs"])
     with folder or new_folder(args, kind(config)) as folder:
         trainer = Trainer(
             model, optimizer, schedule, train_loader, test_loader, folder, config, config["epochs"],
@@ -155,7 +156,7 @@ def finish(args, trainer, test_loader):
 
 def begin(model, path):
     """Give a model the weights of a trained one, as far as they fit: inflated, folded, for other classes."""
-    fresh = transfer.start(model, part(read(path)[0], "model/"))
+    fresh = transfer.start(model, checkpoint.under(read(path)[0], "model/"))
     print(f"weights from {path}; " + (f"fresh are {', '.join(fresh)}" if fresh else "nothing is fresh"))
 
 
@@ -207,7 +208,7 @@ def load(path, device):
     arrays, config, _ = read(path)
     config |= {"device": device}
     model = build(config)
-    model.load_state_dict(part(arrays, "model/"))
+    model.load_state_dict(checkpoint.under(arrays, "model/"))
     return model, config
 
 

@@ -8,7 +8,8 @@ import json
 
 import minnl
 import models
-from minnl import checks, data, recipes
+from minnl import checks, data
+from minnl.training import recipes
 from models.config import BLOCKS, STAGES
 from models.presets import step
 

@@ -6,9 +6,9 @@ the network is must be those of the arrays, which are in the file.
 
 from __future__ import annotations
 
-from minnl import nn, recipes
-from minnl.schema import check, choice, either, listed, maybe, real, record, table, text, whole
-from minnl.training import part
+from minnl import nn
+from minnl.training import checkpoint, recipes
+from minnl.training.schema import check, choice, either, listed, maybe, real, record, table, text, whole
 from models.config import BLOCKS, STAGES, Config
 from models.presets import PRESETS
 from models.shapes import seen
@@ -66,7 +66,9 @@ def configuration(path, arrays, meta):
     config = before | config
     check(f"{path}: config", config, CONFIG)
     if "network" in config:
-        network(path, config["network"], {name: array.shape for name, array in part(arrays, "model/").items()})
+        network(
+            path, config["network"], {name: array.shape for name, array in checkpoint.under(arrays, "model/").items()}
+        )
     elif config["model"] in PRESETS:
         raise ValueError(f"{path}: config lacks 'network', which says what {config['model']} was built with")
     elif "options" not in config:

@@ -30,9 +30,9 @@ import matplotlib.figure  # noqa: F401 (imported once, for all forks)
 import numpy as np
 
 import train
-from minnl import checkpoint, training
-from minnl.run_folder import RunFolder
 from minnl.study import pictures
+from minnl.training import checkpoint, loop
+from minnl.training.run_folder import RunFolder
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 # Where a kill begins: an object and its function, how often a run calls it, and the most seconds until the signal.
@@ -40,7 +40,7 @@ PLACES = {
     "a save": (checkpoint, "_write_temporary", 4, 0.01),
     "a rename": (os, "replace", 4, 0.001),
     "a sync of the folder": (checkpoint, "sync_folder", 4, 0.001),
-    "evaluation": (training, "evaluate", 2, 0.03),
+    "evaluation": (loop, "evaluate", 2, 0.03),
     "a line of the log": (RunFolder, "log", 3, 0.001),
     "the start": (RunFolder, "__enter__", 2, 0.01),
     "the end": (RunFolder, "__exit__", 2, 0.001),
@@ -67,7 +67,7 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    training.LOG_EVERY = 1
+    loop.LOG_EVERY = 1
     began = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="minnl-kills-"))
     driver = Driver(work, random.Random(args.seed), args.kills)

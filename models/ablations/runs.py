@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 
 import minnl
 import models
-from minnl import checkpoint, data, nn, recipes
+from minnl import data, nn
 from minnl.checks import quoted
 from minnl.study import bill, pictures
-from minnl.training import Trainer, steps_of
+from minnl.training import Trainer, checkpoint, recipes
+from minnl.training.loop import steps_per_epoch
 from models.ablations.paper import TABLES
 from models.ablations.scales import NotHere
 from models.options import TEST_CLIPS
@@ -127,7 +128,7 @@ def trainer(config, folder, device="cpu", workers=1):
     options = {"batch_size": config["batch_size"], "seed": config["seed"], "workers": workers}
     train_loader = data.Loader(train_set, shuffle=True, **options)
     optimizer = recipes.optimizer(model.parameters(), config)
-    schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
+    schedule = recipes.schedule(config, steps_per_epoch(train_loader, config["accumulate"]) * config["epochs"])
     kept = config | {"classes": list(train_set.classes), "channels": train_set.shape[-1]}  # train.py evaluates it
     if config["model"] != "small":
         kept["network"] = plain(dataclasses.asdict(model.config))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minnl import recipes
+from minnl.training import recipes
 from models.config import BASIC, BLOCKS, PLACES, STAGES
 from models.presets import PRESETS
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minnl import checkpoint
 from minnl.checks import clean
 from minnl.nn import init
+from minnl.training import checkpoint
 from models import stored
 from models.presets import step
 from models.published import files, layout, networks, sources

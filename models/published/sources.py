@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from minnl import schema
 from minnl.checks import quoted
+from minnl.training import schema
 from models.config import STAGES
 from models.published import keys, settings_text
 

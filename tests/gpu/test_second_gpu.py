@@ -11,12 +11,12 @@ import pytest
 import minnl
 import models
 import train
-from minnl import Tensor, backend, checkpoint, data, dispatch, evaluation, nn, optim
+from minnl import Tensor, backend, data, dispatch, nn, optim
 from minnl import functional as F
 from minnl.kernels.pointwise.cuda import POINTWISE
-from minnl.precise import precise_batch_norm
 from minnl.study import check, pictures
-from minnl.training import Trainer
+from minnl.training import Trainer, checkpoint, evaluation
+from minnl.training.precise import precise_batch_norm
 from models import transfer
 from tests.gpu.device import GPU, TOLERANCE, close, outcome
 from tests.gpu.test_cases import TABLE, right
@@ -158,15 +158,15 @@ def test_views_of_videos_are_judged_alike(tmp_path):
 def test_memory_that_runs_out(tmp_path):
     """Running statistics that the step which fails has moved are put back where they lie."""
     failing = trainer(tmp_path / "failing", "gpu:1")
-    step = failing.train_step
+    add = failing.accumulated_step.add
 
     def fails_at_the_third(x, labels):
         if failing.step == 2:
             failing.model(Tensor(x))
             raise MemoryError("Out of memory.")
-        step(x, labels)
+        add(x, labels)
 
-    failing.train_step = fails_at_the_third
+    failing.accumulated_step.add = fails_at_the_third
     with pytest.raises(MemoryError, match="too large for gpu:1"):
         failing.fit(plain=True)
     assert not trainer(tmp_path / "stopped", "gpu:1").fit(max_steps=2, plain=True)

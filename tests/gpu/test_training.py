@@ -11,9 +11,9 @@ import pytest
 import minnl
 import models
 import train
-from minnl import backend, checkpoint, data, dispatch, optim, training
+from minnl import backend, data, dispatch, optim
 from minnl.kernels.conv3d import cuda_im2col as conv_columns
-from minnl.training import Trainer
+from minnl.training import Trainer, checkpoint, loop
 from tests.gpu.device import GPU  # noqa: F401 (skips all of this where there is none)
 from tests.gpu.watch import watched
 
@@ -35,7 +35,7 @@ def trainer(folder, device, steps=10, batch=4, dropout=0.2, **options):
 
 @pytest.fixture(autouse=True)
 def every_loss(monkeypatch):
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
 
 
 def losses(folder):
@@ -59,7 +59,7 @@ def on_the_cpu(tmp_path_factory):
     """20 steps by NumPy, the textbook."""
     folder = tmp_path_factory.mktemp("cpu")
     with pytest.MonkeyPatch.context() as patch, minnl.use_kernels("textbook"):
-        patch.setattr(training, "LOG_EVERY", 1)
+        patch.setattr(loop, "LOG_EVERY", 1)
         assert trainer(folder, "cpu").fit(plain=True)
     return folder
 
@@ -96,14 +96,15 @@ def test_stopping_on_a_gpu_changes_no_bit(tmp_path):
 @pytest.mark.parametrize("mode", dispatch.MODES)
 def test_what_crosses_the_bus_in_training(tmp_path, monkeypatch, mode):
     """Up go the clips and labels of each step, down the losses and answers of each look; nothing else waits."""
-    monkeypatch.setattr(training, "LOG_EVERY", 3)
+    monkeypatch.setattr(loop, "LOG_EVERY", 3)
     monkeypatch.setattr(Trainer, "_finish_epoch", lambda self, progress: setattr(self, "epoch", 2))
     monkeypatch.setattr(Trainer, "save", lambda self, name: None)  # a checkpoint is copied down, and is no step
     made = trainer(tmp_path, "gpu", steps=6)
     with minnl.use_kernels(mode):
-        trainer(tmp_path, "gpu").train_step(
-            *next(iter(made.train_loader))
-        )  # kernels keep tables of their own from now on
+        step = trainer(tmp_path, "gpu").accumulated_step
+        step.begin(0.01)
+        step.add(*next(iter(made.train_loader)))
+        step.update()  # kernels keep tables of their own from now on
         with watched(CUPY) as watch:
             assert made.fit(plain=True)
     x, labels = ((4, 8, 12, 12, 1), "float32"), ((4,), "int64")

@@ -12,9 +12,10 @@ import pytest
 import minnl
 import models
 import train
-from minnl import __main__, checkpoint, nn, optim
+from minnl import __main__, nn, optim
 from minnl.study import pictures
-from minnl.training import Trainer
+from minnl.training import Trainer, checkpoint
+from minnl.training.accumulated_step import AccumulatedStep
 from models.ablations import command, paper, report, runs, scales
 from models.ablations.runs import Case
 from tests import ROOT
@@ -253,15 +254,15 @@ def test_a_table_and_its_curves(ablate, monkeypatch):
 def stop_after(monkeypatch, steps):
     """Ctrl-C within a step, the so many-th from now."""
     done = [0]
-    train_step = Trainer.train_step
+    add = AccumulatedStep.add
 
     def step(self, *arguments):
         done[0] += 1
         if done[0] == steps:
             signal.raise_signal(signal.SIGINT)
-        return train_step(self, *arguments)
+        return add(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "train_step", step)
+    monkeypatch.setattr(AccumulatedStep, "add", step)
 
 
 def test_stop_and_go_on_with_the_same_bits(ablate, monkeypatch):
@@ -357,7 +358,8 @@ def test_the_papers_recipe(ablate, monkeypatch):
     few = ("--clips", "18", "--batch-size", "3", "--epochs", "2", "--workers", "0", "--seeds", "1")
     assert ablate("2b", *RESNET[:-4], "--size", "48", "--recipe", "paper", *few)[0] == 0
     trainer = made[0]
-    assert (trainer.accumulate, trainer.precise, trainer.clip_norm, trainer.step) == (8, 1600, None, 2)
+    assert (trainer.accumulate, trainer.precise, trainer.step) == (8, 1600, 2)
+    assert trainer.accumulated_step.clip_norm is None
     assert isinstance(trainer.optimizer, optim.SGD) and trainer.schedule(0) == pytest.approx(0.01 * 24 / 64)
     assert [m.p for m in trainer.model.modules() if isinstance(m, nn.Dropout)] == [0.5]
 

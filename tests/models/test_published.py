@@ -9,8 +9,8 @@ import safetensors.numpy
 
 import minnl
 import models
-from minnl import checkpoint
 from minnl.__main__ import main
+from minnl.training import checkpoint
 from models import published
 from models.published import layout, names
 from models.published.names import FORMATS, Names

@@ -8,7 +8,7 @@ import pytest
 
 import minnl
 import models
-from minnl import checkpoint
+from minnl.training import checkpoint
 from models import published
 from models.published import keys, pickle_writer, settings_there
 

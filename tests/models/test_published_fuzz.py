@@ -10,7 +10,7 @@ import safetensors.numpy
 
 import minnl
 import models
-from minnl import checkpoint
+from minnl.training import checkpoint
 from models import published
 from tests.limited import outcomes, refused
 from tests.models.published_streams import blobs_of, python_2
@@ -19,7 +19,7 @@ pytest.importorskip("resource", reason="needs POSIX limits")
 
 EACH = 60
 READ = """
-from minnl.training import part
+from minnl.training import checkpoint
 
 def digest(arrays):
     import hashlib

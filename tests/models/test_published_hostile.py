@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from minnl import checkpoint
+from minnl.training import checkpoint
 from models import published
 from models.published import torch_files
 from tests.models.published_streams import blobs_of, python_2, torch_stream, torch_zip

@@ -9,9 +9,10 @@ import pytest
 
 import minnl
 import models
-from minnl import Tensor, checkpoint, dispatch, nn, no_grad, random
+from minnl import Tensor, dispatch, nn, no_grad, random
 from minnl import functional as F
 from minnl.study import bill
+from minnl.training import checkpoint
 from tests import strict_cupy
 
 CLIPS = (3, 8, 16, 16, 1)

@@ -32,7 +32,9 @@ FLOORS = {
     "train.py": 7,
 }
 # On floor 1 the engine uses the table of kernels and the debug mode, which know nothing of the engine. On floor 2
-# optimisers know nothing of ops. On floor 3 the runtime knows no operation. On floor 5 study looks at everything.
+# optimisers know nothing of ops. On floor 3 the runtime knows no operation. On floor 5 study looks at everything, and
+# training is above nn and data. Within training the loop is above everything else, and the modules that deal with files
+# know no networks and no data.
 ORDER = {
     "minnl/dispatch.py": ("minnl/engine.py",),
     "minnl/debugging.py": ("minnl/engine.py",),
@@ -44,10 +46,16 @@ ORDER = {
         for name in ("batch_norm", "conv3d", "linear", "non_local", "optim", "pointwise", "pooling", "softmax")
     ),
     "minnl/functional.py": ("minnl/methods.py",),
-    "minnl/nn/": ("minnl/optim.py", "minnl/training.py", "minnl/checkpoint.py", "minnl/data/", "minnl/study/"),
-    "minnl/data/": ("minnl/nn/", "minnl/training.py", "minnl/checkpoint.py", "minnl/study/"),
-    "minnl/evaluation.py": ("minnl/training.py",),
-    "minnl/precise.py": ("minnl/training.py", "minnl/data/"),
+    "minnl/nn/": ("minnl/optim.py", "minnl/training/", "minnl/data/", "minnl/study/"),
+    "minnl/data/": ("minnl/nn/", "minnl/optim.py", "minnl/training/", "minnl/study/"),
+    "minnl/training/__init__.py": (),
+    "minnl/training/loop.py": (),
+    "minnl/training/precise.py": ("minnl/training/loop.py", "minnl/data/"),
+    **{
+        f"minnl/training/{name}.py": ("minnl/training/loop.py", "minnl/nn/", "minnl/data/", "minnl/study/")
+        for name in ("checkpoint", "schema", "tensor_file", "run_folder", "progress", "stopping", "recipes")
+    },
+    "minnl/training/": ("minnl/training/loop.py",),
 }
 LONGEST = 400
 
@@ -180,7 +188,11 @@ sys.exit(status)
         ("minnl/ops/conv.py", "import minnl"),
         ("minnl/ops/conv.py", "from minnl import Tensor"),
         ("minnl/nn/layers.py", "from minnl import backend, optim"),
-        ("minnl/training.py", "import models"),
+        ("minnl/training/loop.py", "import models"),
+        ("minnl/training/meter.py", "from minnl.training import loop"),
+        ("minnl/training/evaluation.py", "from minnl.training.loop import Trainer"),
+        ("minnl/training/checkpoint.py", "from minnl import nn"),
+        ("minnl/data/loader.py", "from minnl.training import checkpoint"),
         ("models/small.py", "import train"),
     ],
 )

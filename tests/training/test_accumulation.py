@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Tensor, checkpoint, data, nn, optim, training
+from minnl import Tensor, data, nn, optim
 from minnl import functional as F
-from minnl.precise import precise_batch_norm
-from minnl.training import Trainer
+from minnl.training import Trainer, checkpoint, loop
+from minnl.training.precise import precise_batch_norm
 from tests import strict_cupy
 from tests.training.test_training import Clips, log, network, saved, without_times
 
@@ -52,14 +52,17 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path, batch_size, accumulat
         minnl.manual_seed(0)
         trainer = make(tmp_path, plain().to(dtype=np.float64), *sizes, epochs=1, schedule=lambda step: 0.0)
         trainer.model.block.W_z.weight.data += 1.0  # it starts at 0, and would hide the rest of the block
-        for x, labels in trainer.train_loader:
-            trainer.train_step(x.astype(np.float64), labels)
-        if trainer.parts:
-            trainer._update()
-        assert (trainer.step, trainer.optimizer.steps) == (1, 1)
-        trainer._look()
-        found.append([p.grad for p in trainer.model.parameters()] + [trainer.last_loss, trainer.sums["correct"]])
-        assert trainer.sums["loss"] == pytest.approx(trainer.last_loss * 9)
+        step, meter = trainer.accumulated_step, trainer.meter
+        step.begin(0.0)
+        meter.start_clock()
+        for i, (x, labels) in enumerate(trainer.train_loader):
+            assert not step.full, f"a step of {accumulate} batches is complete before batch {i}"
+            step.add(x.astype(np.float64), labels)
+        meter.add(step.update())
+        assert (step.batches, trainer.optimizer.steps) == ([], 1)
+        meter.read(1)
+        found.append([p.grad for p in trainer.model.parameters()] + [meter.last_loss, meter.sums["correct"]])
+        assert meter.sums["loss"] == pytest.approx(meter.last_loss * 9)
     for whole, parts in zip(*found, strict=True):
         np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-12)
     assert np.abs(found[0][0]).max() > 1e-3
@@ -88,7 +91,7 @@ def test_an_epoch_has_a_step_for_what_is_left(tmp_path):
     assert trainer.fit()
     assert steps == [0, 1, 2, 3, 4, 5] and trainer.optimizer.steps == trainer.step == 6
     assert [r["step"] for r in log(tmp_path) if r["kind"] == "epoch"] == [3, 6]
-    assert training.steps_of(trainer.train_loader, 2) == 3
+    assert loop.steps_per_epoch(trainer.train_loader, 2) == 3
 
 
 class Broken(Clips):
@@ -138,15 +141,15 @@ def test_stopping_changes_no_bit(whole, tmp_path, stops):
 @pytest.mark.parametrize("part", [0, 1, 4])
 def test_a_signal_waits_for_the_end_of_the_step(whole, tmp_path, part, monkeypatch):
     trainer, count = make(tmp_path, precise=2), []
-    train_step = trainer.train_step
+    add = trainer.accumulated_step.add
 
     def interrupted(x, labels):
         if len(count) == part:
             os.kill(os.getpid(), signal.SIGINT)
         count.append(1)
-        train_step(x, labels)
+        add(x, labels)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(trainer.accumulated_step, "add", interrupted)
     assert not trainer.fit() and trainer.step == part // 2 + 1
     trainer = make(tmp_path, precise=2, seed=99)
     trainer.resume(tmp_path / "last.safetensors")
@@ -188,7 +191,7 @@ def test_a_kill_after_a_checkpoint_changes_no_bit(whole, tmp_path, step):
 
     trainer.schedule = until(trainer.schedule)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(training, "evaluate", until(training.evaluate))
+        patch.setattr(loop, "evaluate", until(loop.evaluate))
         trainer.fit()
     meta = saved(tmp_path)[1]
     assert (meta["step"], meta["epoch"]) == (step, (step - 1) // 3)

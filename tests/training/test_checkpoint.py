@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from minnl import checkpoint
-from minnl.checkpoint import CheckpointError, load, save
+from minnl.training import checkpoint
+from minnl.training.checkpoint import CheckpointError, load, save
 
 ARRAYS = {
     "z last in the alphabet, first here": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -247,7 +247,8 @@ def test_a_folder_that_cannot_be_synced_is_told(tmp_path, monkeypatch):
 
 
 def python(code, *args):
-    code = "import numpy as np, os, resource, signal, sys\nfrom minnl import checkpoint\n" + textwrap.dedent(code)
+    imports = "import numpy as np, os, resource, signal, sys\nfrom minnl.training import checkpoint\n"
+    code = imports + textwrap.dedent(code)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -9,10 +9,11 @@ import pytest
 
 import minnl
 import models
-from minnl import Tensor, evaluation, nn
+from minnl import Tensor, nn
 from minnl.data import ArrayClips, RelationClips, VideoCSV, VideoFolder, Views, one_video, views
 from minnl.data import video as video_file
-from minnl.evaluation import evaluate_views
+from minnl.training import evaluation
+from minnl.training.evaluation import evaluate_views
 from tests import strict_cupy
 from tests.videos import numbered, write_video
 
@@ -298,7 +299,7 @@ def test_on_a_gpu_it_is_the_same(tmp_path):
 
 
 def test_progress_is_told_in_plain_lines(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("minnl.progress.QUIET", -1.0)
+    monkeypatch.setattr("minnl.training.progress.QUIET", -1.0)
     path = write_video(tmp_path / "a.mp4", numbered(4), qp=0)
     evaluate_views(Preset(2), one_video(path, ("a", "b"), frames=2, size=16), 1, 1, plain=True)
     assert capsys.readouterr().out == "video 0/1: first video, ETA 0:00\n"

@@ -9,7 +9,7 @@ import pytest
 import minnl
 import models
 import train
-from minnl import checkpoint
+from minnl.training import checkpoint
 from models import published
 from tests.limited import outcomes, refused
 
@@ -23,7 +23,7 @@ EXTREMES = (
 READ = """
 import hashlib
 import numpy as np
-from minnl.training import part
+from minnl.training import checkpoint
 
 def digest(arrays):
     found = hashlib.sha256()

@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from minnl import checkpoint, data, nn, training
-from minnl.training import Trainer
+from minnl import data, nn
+from minnl.training import Trainer, checkpoint, loop
+from minnl.training.accumulated_step import AccumulatedStep
 from tests.training.test_training import EPOCHS, STEPS, Clips, log, make, quick_looks, saved, without_times  # noqa: F401
 
 
@@ -21,7 +22,7 @@ def whole(tmp_path_factory):
     """The run that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "LOG_EVERY", 2)
+        patch.setattr(loop, "LOG_EVERY", 2)
         assert make(folder).fit()
     return folder
 
@@ -46,7 +47,7 @@ def killed(*_, **__):
 
 def test_a_kill_before_the_first_step_leaves_a_run(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Trainer, "train_step", killed)
+        patch.setattr(AccumulatedStep, "add", killed)
         make(tmp_path).fit()
     assert saved(tmp_path)[1]["step"] == 0
     goes_on_as_if_nothing_had_been(tmp_path, whole)
@@ -66,25 +67,25 @@ def test_with_a_checkpoint_each_step_no_step_is_lost(whole, tmp_path, monkeypatc
 def test_a_checkpoint_comes_by_time(tmp_path, monkeypatch):
     """Four minutes a step, one checkpoint in ten: after steps 3 and 6 of an epoch of 8, however long it lasts."""
     now, taken = [0.0], []
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
     save = Trainer.save
     monkeypatch.setattr(Trainer, "save", lambda self, name: taken.append((name, self.step)) or save(self, name))
     trainer = make(tmp_path, epochs=1)
     trainer.train_loader = data.Loader(Clips(32), 4, shuffle=True, seed=5)
-    train_step = trainer.train_step
+    add = trainer.accumulated_step.add
 
     def slow(x, labels):
         now[0] += 240
-        train_step(x, labels)
+        add(x, labels)
 
-    monkeypatch.setattr(trainer, "train_step", slow)
+    monkeypatch.setattr(trainer.accumulated_step, "add", slow)
     assert trainer.fit()
     assert taken == [("last", step) for step in (0, 3, 6, 8)] + [("best", 8), ("last", 8)]
 
 
 def test_a_test_begins_after_the_last_checkpoint(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "evaluate", killed)
+        patch.setattr(loop, "evaluate", killed)
         make(tmp_path).fit()
     assert [saved(tmp_path)[1][key] for key in ("step", "epoch")] == [STEPS, 0]
     goes_on_as_if_nothing_had_been(tmp_path, whole)
@@ -138,7 +139,7 @@ def test_weights_that_blow_up_in_the_last_step_of_an_epoch(tmp_path):
 
 def test_a_test_whose_loss_is_nan_is_no_best(tmp_path, monkeypatch):
     results = iter([{"loss": 1.0, "top1": 0.5, "top5": 1.0}, {"loss": float("nan"), "top1": 1.0, "top5": 1.0}])
-    monkeypatch.setattr(training, "evaluate", lambda *_: next(results))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: next(results))
     trainer = make(tmp_path)
     with pytest.raises(FloatingPointError, match=f"the test loss became nan after step {2 * STEPS}; the last"):
         trainer.fit()
@@ -222,16 +223,16 @@ def test_a_copy_of_last_alone_goes_on(whole, tmp_path):
 
 def test_a_second_training_in_the_folder_is_refused(tmp_path):
     trainer, seen = make(tmp_path), []
-    train_step = trainer.train_step
+    add = trainer.accumulated_step.add
 
     def step(x, labels):
         for act in (lambda t: t.fit(), lambda t: t.resume(tmp_path / "last.safetensors")):
             with pytest.raises(ValueError, match="another process trains there"):
                 act(make(tmp_path))
             seen.append(act)
-        train_step(x, labels)
+        add(x, labels)
 
-    trainer.train_step = step
+    trainer.accumulated_step.add = step
     assert not trainer.fit(max_steps=1) and len(seen) == 2
 
 

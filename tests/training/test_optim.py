@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Tensor, checkpoint, nn, optim
+from minnl import Tensor, nn, optim
 from minnl.kernels.optim.cpu import CpuAdamW
+from minnl.training import checkpoint
 from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.training.test_training import make, saved
 

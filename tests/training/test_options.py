@@ -9,7 +9,7 @@ import pytest
 
 import models
 import train
-from minnl import checkpoint
+from minnl.training import checkpoint
 from models import options
 from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.videos import numbered, write_video

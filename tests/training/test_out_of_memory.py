@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import models
-from minnl import backend, checkpoint, engine, nn, optim, out_of_memory, training
-from minnl.out_of_memory import Usage, report, usage
+from minnl import backend, engine, nn, optim
 from minnl.study import bill
+from minnl.training import accumulated_step, checkpoint, loop, meter, out_of_memory
+from minnl.training.out_of_memory import Usage, report, usage
 from tests.training.test_training import STEPS, Clips, make, saved
 
 DONE = STEPS + 1  # steps that work: the first of the second epoch is the last
@@ -19,7 +20,7 @@ DONE = STEPS + 1  # steps that work: the first of the second epoch is the last
 
 @pytest.fixture(autouse=True)
 def a_look_then(monkeypatch):
-    monkeypatch.setattr(training, "LOG_EVERY", DONE)
+    monkeypatch.setattr(loop, "LOG_EVERY", DONE)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,9 @@ PLACES = {
     "forward, after batch norm and dropout": (nn.Linear, "forward", 0),
     "with workers ahead": (nn.Linear, "forward", 2),
     "backward": (engine.Op, "gradients", 0),
-    "clipping": (training, "clip_grad_norm", 0),
+    "clipping": (accumulated_step, "clip_grad_norm", 0),
     "the optimiser's arrays": (optim.Optimizer, "array", 0),
-    "reading the losses": (training.Trainer, "_look", 0),
+    "reading the losses": (meter.Meter, "read", 0),
 }
 
 
@@ -89,7 +90,7 @@ def test_the_same_trainer_may_go_on(tmp_path, stopped):
 def test_memory_that_runs_out_in_an_evaluation(tmp_path):
     trainer = make(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "evaluate", lambda *_: np.empty(2**50, np.uint8))
+        patch.setattr(loop, "evaluate", lambda *_: np.empty(2**50, np.uint8))
         with pytest.raises(MemoryError, match=rf"after step {STEPS} \(Unable to allocate"):
             trainer.fit(plain=True)
     other = make(tmp_path / "other")

@@ -6,7 +6,7 @@ import pytest
 import minnl
 import models
 from minnl import Tensor, nn, random
-from minnl.precise import precise_batch_norm
+from minnl.training.precise import precise_batch_norm
 from tests import strict_cupy
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,8 @@ import pytest
 
 import minnl
 import models
-from minnl import optim, recipes
+from minnl import optim
+from minnl.training import recipes
 
 
 def config(recipe="paper", **options):

@@ -10,12 +10,12 @@ import types
 
 import pytest
 
-from minnl import run_folder
-from minnl.run_folder import RunFolder
+from minnl.training import run_folder
+from minnl.training.run_folder import RunFolder
 
 HOLD = """
 import sys
-from minnl.run_folder import RunFolder
+from minnl.training.run_folder import RunFolder
 with RunFolder(sys.argv[1]):
     print(flush=True)
     sys.stdin.read()
@@ -50,7 +50,7 @@ def test_another_process_is_refused_until_the_first_has_ended(tmp_path, end):
 def test_what_a_killed_process_has_forked_does_not_keep_its_lock(tmp_path):
     code = """
 import os, sys, time
-from minnl.run_folder import RunFolder
+from minnl.training.run_folder import RunFolder
 with RunFolder(sys.argv[1]):
     child = os.fork()
     if child == 0:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import train
-from minnl import checkpoint, data
+from minnl import data
+from minnl.training import checkpoint
 from models import options
 from tests import ROOT
 from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)

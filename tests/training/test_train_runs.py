@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import train
-from minnl import checkpoint, evaluation, progress, stopping
-from minnl.run_folder import RunFolder
-from minnl.training import Trainer
+from minnl.training import checkpoint, evaluation, progress, stopping
+from minnl.training.accumulated_step import AccumulatedStep
+from minnl.training.run_folder import RunFolder
 from tests import ROOT
 from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.training.test_train_cli import ARRAYS, SMALL, run, runs, weights, write_arrays  # noqa: F401 (two fixtures)
@@ -33,9 +33,9 @@ def files(name):
 @pytest.mark.parametrize("limit", [(), ("--max-steps", "2")])
 def test_a_signal_shows_in_the_exit_status(run, monkeypatch, number, limit):  # noqa: F811
     name = f"signal{number}{len(limit)}"
-    train_step = Trainer.train_step
+    add = AccumulatedStep.add
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", lambda *a: os.kill(os.getpid(), number) or train_step(*a))
+        patch.setattr(AccumulatedStep, "add", lambda *a: os.kill(os.getpid(), number) or add(*a))
         status, out, _ = run(*RUN, "--name", name, *limit)
     assert status == 128 + number and f"stopped after step 1; go on with: python train.py --resume runs/{name}" in out
     assert run("--resume", f"runs/{name}")[0] == 0
@@ -262,7 +262,7 @@ def test_scores_are_of_one_evaluation(tmp_path):
 def test_numbers_of_closed_output_are_not_given_to_files():
     """Or what a library says on standard error would go into a checkpoint."""
     code = (
-        "import os\nfrom minnl import progress\nprogress.secure()\n"
+        "import os\nfrom minnl.training import progress\nprogress.secure()\n"
         "print(open(os.devnull).fileno() > 2, file=open(os.environ['ANSWER'], 'w'))"
     )
     read = f"{os.environ.get('TMPDIR', '/tmp')}/minnl-answer-{os.getpid()}"

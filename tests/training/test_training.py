@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Tensor, checkpoint, data, nn, optim, stopping, training
-from minnl.training import Trainer, evaluate
+from minnl import Tensor, data, nn, optim
+from minnl.training import Trainer, checkpoint, evaluate, loop, stopping
 
 STEPS = 3  # batches an epoch: 10 clips by 4
 EPOCHS = 3
@@ -66,7 +66,7 @@ def make(folder, seed=0, workers=0, epochs=EPOCHS, model=None, schedule=None, **
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch):
-    monkeypatch.setattr(training, "LOG_EVERY", 2)
+    monkeypatch.setattr(loop, "LOG_EVERY", 2)
     count = minnl.backend.threads()
     yield
     minnl.set_threads(count)
@@ -92,7 +92,7 @@ def whole(tmp_path_factory):
     """The run that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "LOG_EVERY", 2)
+        patch.setattr(loop, "LOG_EVERY", 2)
         assert make(folder).fit()
     return folder
 
@@ -185,7 +185,7 @@ def test_the_epoch_line_is_the_mean_over_clips(tmp_path):
 
 def test_best_and_last(tmp_path, monkeypatch):
     scores = iter([0.25, 0.5, 0.5, 0.25, 0.75])
-    monkeypatch.setattr(training, "evaluate", lambda *_: {"loss": 1.0, "top1": next(scores), "top5": 1.0, "clips": 5})
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": 1.0, "top1": next(scores), "top5": 1.0, "clips": 5})
 
     def epochs_saved():
         return [saved(tmp_path, name)[1]["epoch"] for name in ("best", "last")]
@@ -250,14 +250,14 @@ def test_a_loss_of_nan_stops_the_run_and_spares_the_checkpoint(tmp_path):
 def test_a_signal_stops_after_the_step_in_hand(whole, tmp_path, number, monkeypatch):
     before = signal.getsignal(number)
     trainer = make(tmp_path)
-    train_step = trainer.train_step
+    add = trainer.accumulated_step.add
 
     def interrupted(x, labels):
         if trainer.step == 3:
             os.kill(os.getpid(), number)
-        train_step(x, labels)
+        add(x, labels)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(trainer.accumulated_step, "add", interrupted)
     assert not trainer.fit() and (trainer.step, trainer.stopped_by) == (4, number)
     assert signal.getsignal(number) is before
     trainer = make(tmp_path, seed=99)
@@ -271,7 +271,7 @@ def test_a_signal_during_an_evaluation_lets_it_end(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(training, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "evaluate", interrupted)
     trainer = make(tmp_path)
     assert not trainer.fit()
     assert (trainer.step, trainer.epoch) == (STEPS, 1) and saved(tmp_path)[1]["epoch"] == 1
@@ -284,7 +284,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(trainer.accumulated_step, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     assert signal.getsignal(signal.SIGINT) is before

@@ -5,8 +5,8 @@ import pytest
 
 import minnl
 import models
-from minnl import data, optim, training
-from minnl.training import Trainer
+from minnl import data, optim
+from minnl.training import Trainer, loop
 from tests import strict_cupy
 
 STEPS = 3
@@ -59,11 +59,14 @@ def test_a_step_waits_for_nothing(tmp_path):
     """Up go the labels, and the clips if they are not there yet; the host learns nothing."""
     with minnl.use_kernels("textbook"), strict_cupy.installed():
         made = trainer(tmp_path, "gpu")
+        step = made.accumulated_step
         x, labels = next(iter(made.train_loader))
         there = minnl.backend.to_device(x, made.device)
         for clips, copied in ((x, [(x.shape, "float32")]), (there, [])):
             strict_cupy.counts.reset()
-            made.train_step(clips, labels)
+            step.begin(0.01)
+            step.add(clips, labels)
+            step.update()
             assert strict_cupy.counts.to_device == [*copied, (labels.shape, "int64")]
             assert (strict_cupy.counts.synchronised, strict_cupy.counts.to_host) == (0, [])
         grads = [p.grad for p in made.model.parameters()]
@@ -72,7 +75,7 @@ def test_a_step_waits_for_nothing(tmp_path):
 
 
 def test_an_epoch_waits_for_its_looks(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "LOG_EVERY", 2)
+    monkeypatch.setattr(loop, "LOG_EVERY", 2)
     monkeypatch.setattr(Trainer, "_finish_epoch", lambda self, progress: setattr(self, "epoch", 2))
     monkeypatch.setattr(Trainer, "save", lambda self, name: None)  # a checkpoint is copied down, and is no step
     with minnl.use_kernels("textbook"), strict_cupy.installed():

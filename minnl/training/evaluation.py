@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from minnl import backend, checkpoint, checks
+from minnl import backend, checks
 from minnl import functional as F
 from minnl.data import Views, ahead, views
 from minnl.engine import Tensor
 from minnl.nn import evaluating
-from minnl.progress import counted
-from minnl.run_folder import lock
 from minnl.study import bill
+from minnl.training import checkpoint
+from minnl.training.progress import counted
+from minnl.training.run_folder import lock
 
 MEMORY = 2e9  # bytes for the activations of the views that go through the network together
 TOP = 5

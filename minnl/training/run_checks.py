@@ -1,10 +1,12 @@
-"""What a run is refused for before it costs anything: clips that end it later, and numbers that are not to be saved."""
+"""What a run is refused for before it costs anything, and numbers that end it."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from minnl.study import bill
+
+ADVICE = "the last checkpoint is untouched. Try a lower --lr, or --debug to see which layer it started in"
 
 
 def check_clips(model, train, test):
@@ -55,3 +57,8 @@ def _refused(model, clips, loader):
 def not_finite(arrays):
     """The name of the first of the arrays (NumPy, by name) that holds a NaN or an infinity; None if there is none."""
     return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+
+
+def diverged(what):
+    """The error that ends a run whose numbers are no longer finite."""
+    return FloatingPointError(f"{what}; {ADVICE}")

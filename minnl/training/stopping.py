@@ -10,7 +10,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 @contextlib.contextmanager
-def politely(ask):
+def on_signals(ask):
     """Context in which such a signal calls ``ask(number)``, and a second Ctrl-C raises KeyboardInterrupt.
 
     Others may come several times without anybody's impatience: a terminal's end is told by the system and by the shell.

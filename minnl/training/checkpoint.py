@@ -8,7 +8,7 @@ A save goes to a temporary name beside the file, reaches the disk, and is then r
 full disk, a signal, a power cut), the name holds either the old checkpoint or the new one. A name that is a symlink is
 followed: the file it points to is replaced.
 
-What belongs into a checkpoint is decided in training.py.
+What belongs into a checkpoint of a run is decided in state.py.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from minnl import backend, dispatch, schema, tensor_file
+from minnl import backend, dispatch
 from minnl.checks import quoted
+from minnl.training import schema, tensor_file
 
 VERSION = "1"
 CHECKSUM = b'"sha256":"'  # cannot occur a second time in the header: quotes inside JSON strings are escaped
@@ -155,6 +156,11 @@ def versions():
         "kernels": dispatch.mode(),
         "threads": backend.threads(),
     }
+
+
+def under(arrays, prefix):
+    """The arrays whose names start with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 @contextlib.contextmanager

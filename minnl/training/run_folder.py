@@ -12,7 +12,7 @@ import platform
 import warnings
 from pathlib import Path
 
-from minnl import checkpoint
+from minnl.training import checkpoint
 
 TAKEN = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 NO_LOCKS = {getattr(errno, name, None) for name in ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL")}
