@@ -11,7 +11,7 @@ import pytest
 from minnl import functional as F
 from minnl.kernels.cpu import non_local, non_local_sorted
 from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
-from tests.hard_inputs import EPS, NORMAL, Subject, Trial, check, hard, magnitudes, plain
+from tests.hard_inputs import EPS, NORMAL, Subject, Trial, check, hard, magnitudes, pairs, plain
 from tests.kernels.test_non_local import in_blocks
 
 if importlib.util.find_spec("torch"):
@@ -162,6 +162,6 @@ SUBJECTS = [
 ]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
-def test_errors_beside_pytorchs(subject):
-    check(subject, *subject.modes)
+@pytest.mark.parametrize(("subject", "mode"), pairs(SUBJECTS))
+def test_errors_beside_pytorchs(subject, mode):
+    check(subject, mode)
