@@ -252,6 +252,15 @@ def check(subject, mode, trials=TRIALS, device=None):
     )
 
 
+def pairs(subjects):
+    """Each subject with each of its modes, for parametrize."""
+    return [
+        pytest.param(s, mode, id=f"{s.name}-{mode}", marks=[pytest.mark.torch] if mode == "textbook" else [])
+        for s in subjects
+        for mode in s.modes
+    ]
+
+
 def subjects():
     """Those of all test modules."""
     names = sorted(path.stem for path in (ROOT / "tests/kernels").glob("test_hard_*.py"))

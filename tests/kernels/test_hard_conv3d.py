@@ -15,7 +15,7 @@ from minnl.kernels.conv3d import cpu as conv
 from minnl.kernels.conv3d import uneven
 from tests import ROOT
 from tests.fast import as_before, same_bits  # noqa: F401 (as_before is a fixture)
-from tests.hard_inputs import EPS, FACTOR, KINDS, NORMAL, Subject, Trial, check, hard, magnitudes, outcome, plain
+from tests.hard_inputs import EPS, FACTOR, KINDS, NORMAL, Subject, Trial, check, hard, magnitudes, outcome, pairs, plain
 from tests.kernels.test_conv3d import METHODS, by
 
 if importlib.util.find_spec("torch"):
@@ -104,9 +104,9 @@ SUBJECTS = [subject(method) for method in ("points", *METHODS)]
 SUBJECTS.append(Subject("conv3d", convolution("taps"), modes=("textbook",)))
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
-def test_errors_beside_pytorchs(subject):
-    check(subject, *subject.modes)
+@pytest.mark.parametrize(("subject", "mode"), pairs(SUBJECTS))
+def test_errors_beside_pytorchs(subject, mode):
+    check(subject, mode)
 
 
 @pytest.mark.parametrize("m", WINOGRAD)

@@ -12,7 +12,7 @@ from minnl import functional as F
 from minnl.kernels.non_local import cpu as non_local
 from minnl.kernels.non_local import sorted as non_local_sorted
 from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
-from tests.hard_inputs import EPS, NORMAL, Subject, Trial, check, hard, magnitudes, plain
+from tests.hard_inputs import EPS, NORMAL, Subject, Trial, check, hard, magnitudes, pairs, plain
 from tests.kernels.test_non_local import in_blocks
 
 if importlib.util.find_spec("torch"):
@@ -163,6 +163,6 @@ SUBJECTS = [
 ]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
-def test_errors_beside_pytorchs(subject):
-    check(subject, *subject.modes)
+@pytest.mark.parametrize(("subject", "mode"), pairs(SUBJECTS))
+def test_errors_beside_pytorchs(subject, mode):
+    check(subject, mode)

@@ -11,7 +11,7 @@ from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels.batch_norm import cpu as norm
 from minnl.kernels.batch_norm import rows
-from tests.hard_inputs import NORMAL, Subject, Trial, check, hard, magnitudes, outcome, plain
+from tests.hard_inputs import NORMAL, Subject, Trial, check, hard, magnitudes, outcome, pairs, plain
 
 if importlib.util.find_spec("torch"):
     import torch
@@ -248,8 +248,6 @@ SUBJECTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("subject", "mode"), [pytest.param(s, mode, id=f"{s.name}-{mode}") for s in SUBJECTS for mode in s.modes]
-)
+@pytest.mark.parametrize(("subject", "mode"), pairs(SUBJECTS))
 def test_errors_beside_pytorchs(subject, mode):
     check(subject, mode)

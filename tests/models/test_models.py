@@ -165,6 +165,7 @@ def task(count, clips, steps, dtype):
     return [(x[i % count], labels[i % count]) for i in range(steps)]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("mode, steps", [(None, 50), ("embedded", 50), ("gaussian", 8), ("dot", 8), ("concat", 8)])
 def test_losses_beside_pytorch(mode, steps, one_torch_thread):
     """In float32. At higher rates PyTorch in float32 leaves PyTorch in float64 by more than 1e-4 too: the next test."""
@@ -172,6 +173,7 @@ def test_losses_beside_pytorch(mode, steps, one_torch_thread):
     np.testing.assert_allclose(losses(build(mode), data, GENTLE), Twin(build(mode)).losses(data, GENTLE), rtol=1e-4)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("mode, recipe", [(None, SGD), ("embedded", ADAMW)])
 def test_a_run_that_learns_beside_pytorch(mode, recipe, one_torch_thread):
     """In float64, where 50 steps at full rate do not drown the comparison in rounding."""
@@ -181,6 +183,7 @@ def test_a_run_that_learns_beside_pytorch(mode, recipe, one_torch_thread):
     np.testing.assert_allclose(losses(model, data, recipe), theirs, rtol=1e-7)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("recipe", [SGD, ADAMW])
 @pytest.mark.parametrize("mode", [None, *nn.MODES])
 def test_losses_beside_pytorch_in_float64(mode, recipe, one_torch_thread):

@@ -50,6 +50,7 @@ SLOWFAST = {
 }  # fmt: skip
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", SLOWFAST)
 def test_what_slowfast_is_told_is_known_there_and_means_the_network(tmp_path, name):
     """Read back as SlowFast would write it beside the weights."""
@@ -94,6 +95,7 @@ MMACTION2 = {
 }
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", MMACTION2)
 def test_what_mmaction2_is_told_means_the_network(tmp_path, name):
     """Read back as mmaction2 would keep it: the text of a configuration file."""
@@ -128,6 +130,7 @@ def test_what_pytorchvideo_is_told(tmp_path):
 # The authors' own code.
 
 
+@pytest.mark.torch
 def test_the_authors_file_is_one_that_python_2_reads(tmp_path):
     """Str, not unicode; numpy's old module names; what their loader asks for: blobs, lr, float32 in their layout."""
     torch = pytest.importorskip("torch")

@@ -87,7 +87,10 @@ def damaged(raw, draw):
 
 @pytest.mark.parametrize(
     "kind",
-    ["python 2", "pickle 2", "pickle 4", "pickle 5", "torch zip", "torch stream", "safetensors", "exported", "minnl"],
+    [
+        *("python 2", "pickle 2", "pickle 4", "pickle 5", "safetensors", "exported", "minnl"),
+        *(pytest.param(kind, marks=pytest.mark.torch) for kind in ("torch zip", "torch stream")),
+    ],
 )
 def test_damaged_files(tmp_path, kind):
     draw, raw = random.Random(kind), valid(kind, tmp_path)

@@ -19,6 +19,8 @@ from tests.cases import CASES, NOT_FINITE
 torch = pytest.importorskip("torch")
 torch_twins = pytest.importorskip("tests.torch_twins")
 
+pytestmark = pytest.mark.torch
+
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 MODES = dispatch.MODES
 COMPARED = {name: case for name, case in {**CASES, **NOT_FINITE}.items() if case.torch}

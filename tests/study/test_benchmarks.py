@@ -41,6 +41,7 @@ SMALL = (
 )
 
 
+@pytest.mark.torch
 def test_beside_pytorch(tmp_path):
     pytest.importorskip("torch")
     done = run(tmp_path, "", *SMALL, "--memory")
@@ -178,6 +179,7 @@ def test_different_results_are_not_compared():
         contenders(minnl=same, b=numbers([1.0, 2.0], [3.0, 4.1]))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     "operation",
     [
@@ -204,6 +206,7 @@ def test_the_first_layers_input_wants_no_gradient():
     assert len(backward.ways["minnl"](places.CPU).call()) == 2, "the result, and the gradient of the weight"
 
 
+@pytest.mark.torch
 def test_the_twin_of_a_block_agrees():
     pytest.importorskip("torch")
     from benchmarks import networks

@@ -53,6 +53,7 @@ def run(optimizer, params, steps, first=0):
     return [p.data for p in params]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)])
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_as_in_pytorch(name, dtype, tolerance):
@@ -181,6 +182,7 @@ def test_a_group_does_what_an_optimiser_with_its_options_does(name):
     )
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_as_in_pytorch(name):
     torch = pytest.importorskip("torch")
@@ -217,6 +219,7 @@ def test_a_group_keeps_its_ratio_in_a_state():
     assert results[0] == results[1]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)])
 @pytest.mark.parametrize("name", ["adamw", "nesterov"])
 def test_parameters_that_come_late_as_in_pytorch(name, dtype, tolerance):
@@ -295,6 +298,7 @@ def test_a_group_at_rest_in_a_whole_run(tmp_path):
         assert (array != before[name]).any() == moved, name
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("size", [1e17, 1e19, 1e20, 5e20, 1e22, 3e38])
 def test_large_gradients_as_in_pytorch(size):
     """Squares of float32 overflow from 1.8e19 on, a thousandth of them from 5.8e20 on; no moment becomes inf - inf."""
@@ -421,6 +425,7 @@ def test_clipping_takes_what_optimisers_take():
         np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-12)
 
 
+@pytest.mark.torch
 def test_clipping_as_in_pytorch():
     torch = pytest.importorskip("torch")
     params = leaves()
@@ -459,6 +464,7 @@ def test_cosine_schedule_and_warm_up():
     assert optim.warm_up(rate, 0)(0) == 2
 
 
+@pytest.mark.torch
 def test_schedules_as_in_pytorch():
     torch = pytest.importorskip("torch")
 
