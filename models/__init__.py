@@ -6,11 +6,11 @@ import functools
 
 from models import presets
 from models.config import Config
-from models.presets import PRESETS, config
+from models.presets import PRESETS, preset
 from models.small import Small
 from models.video_resnet import VideoResNet
 
-__all__ = ["BUILDERS", "PRESETS", "Config", "Small", "VideoResNet", "build", "config"]
+__all__ = ["BUILDERS", "PRESETS", "Config", "Small", "VideoResNet", "build", "preset"]
 
 BUILDERS = {
     "small": Small,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from minnl import functional as F
 from minnl import nn
 from models import blocks
-from models.config import BASIC, BLOCKS, STAGES
+from models.config import BASIC, RESIDUAL_BLOCKS, STAGES
 
 
 class VideoResNet(nn.Module):
@@ -87,7 +87,7 @@ def stage(config, name, channels, width):
     out, inflated = width * config.expansion, config.inflated_blocks(name)
     stride = (1, 1, 1) if name == "res2" else (1, 2, 2)
     made = []
-    for i in range(BLOCKS[config.depth][STAGES.index(name)]):
+    for i in range(RESIDUAL_BLOCKS[config.depth][STAGES.index(name)]):
         made.append(residual(config, channels, out, width, (1, 1, 1) if i else stride, i in inflated))
         channels = out
     return blocks.stage(made, {i: non_local(config, name, out) for i in config.non_local_blocks(name)})
