@@ -13,7 +13,7 @@ from minnl.nn.modes import keeping_modes
 
 
 def precise_batch_norm(model, batches):
-    r"""Give every batch norm the mean and variance of all that it sees in some batches, for evaluation.
+    r"""Give every batch norm the mean and variance over all values of some batches, for evaluation.
 
     While weights change, running statistics trail behind them. With weights held, and every batch normalised by its own
     statistics as in training, they become
@@ -36,7 +36,7 @@ def precise_batch_norm(model, batches):
         If there is no batch. The model is then as before, as it is after any other error on the way.
     """
     norms = [_Precise(m) for m in model.modules() if isinstance(m, BatchNorm3d) and not m.frozen]
-    chance, seen = random.get_state(), 0
+    rng_state, count = random.get_state(), 0
     try:
         with keeping_modes(model), no_grad(), contextlib.ExitStack() as stack:
             for norm in norms:
@@ -44,11 +44,11 @@ def precise_batch_norm(model, batches):
             model.train()
             for x in batches:
                 model(Tensor(x))
-                seen += 1
-            if not seen:
+                count += 1
+            if not count:
                 raise ValueError("precise_batch_norm: no batch came, one or more are needed")
     finally:
-        random.set_state(chance)  # dropout draws, and training goes on as if it had not
+        random.set_state(rng_state)  # dropout draws, and training goes on as if it had not
 
 
 class _Precise:

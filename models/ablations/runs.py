@@ -16,10 +16,10 @@ from minnl.checks import quoted
 from minnl.study import bill, pictures
 from minnl.training import Trainer, checkpoint, recipes
 from minnl.training.loop import steps_per_epoch
+from minnl.training.run_data import TEST_CLIPS
+from minnl.training.run_data import datasets as opened
 from models.ablations.paper import TABLES
 from models.ablations.scales import NotHere
-from models.options import TEST_CLIPS
-from models.options import datasets as opened
 
 BACKWARD = 2  # a backward counts as two forwards
 MEASURED_STEPS, MEASURED_SECONDS = 64, 2.0  # at most so many, and no more once it took so long
@@ -80,7 +80,7 @@ def cases(tables, scale, base):
 
 
 def folder_name(options):
-    """A folder's name that tells the options: "non_local=embedded-place=res2.1.2+res3.0"."""
+    """A folder's name that tells the options: "non_local=embedded-blocks=res2.1.2+res3.0"."""
 
     def text(value):
         if isinstance(value, dict):

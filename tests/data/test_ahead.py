@@ -116,7 +116,7 @@ def test_every_step_reads_its_own_batch(first):
 @pytest.mark.parametrize("missing", ["the host's", "the copy's", "the step's"])
 def test_every_wait_is_needed(monkeypatch, missing):
     if missing == "the host's":
-        monkeypatch.setattr(ahead.Berth, "wait", lambda self: None)
+        monkeypatch.setattr(ahead.StagingBuffer, "wait", lambda self: None)
     else:
         name = {"the copy's": "copy", "the step's": "compute"}[missing]
         waits = Stream.wait_event

@@ -31,7 +31,7 @@ def pool():
 
 def narrow():
     """C2D ResNet-50 with five blocks, an eighth as wide."""
-    config = models.config("nl_c2d_r50_5_8x8")
+    config = models.preset("nl_c2d_r50_5_8x8")
     return models.VideoResNet(dataclasses.replace(config, width=8, frames=8, size=(32, 32), classes=3, in_channels=1))
 
 

@@ -100,17 +100,17 @@ def test_published_rows_are_the_published_networks():
         ("2f", "ResNet-50, NL I3D, 5 blocks"): "nl_i3d_r50_5",
     }
     for key, preset in same.items():
-        made = models.config("c2d_r50", **found[key].config["options"])
+        made = models.preset("c2d_r50", **found[key].config["options"])
         blocks = [made.non_local_blocks(stage) for stage in ("res2", "res3", "res4", "res5")]
         wanted = models.PRESETS[preset]
         assert blocks == [wanted.non_local_blocks(stage) for stage in ("res2", "res3", "res4", "res5")], key
         for field in ("depth", "non_local", "inflate", "conv1_frames", "frames", "subsample", "axes"):
             assert getattr(made, field) == getattr(wanted, field), (key, field)
-    stages = {stage: found["2b", stage].config["options"]["places"] for stage in ("res2", "res3", "res5")}
-    assert stages == {
-        "res2": {"res2": [1]},
-        "res3": {"res3": [2]},
-        "res5": {"res5": [1]},
+    stages = {stage: found["2b", stage].config["options"] for stage in ("res2", "res3", "res5")}
+    assert {stage: models.preset("c2d_r50", **options).blocks for stage, options in stages.items()} == {
+        "res2": {"res2": (1,)},
+        "res3": {"res3": (2,)},
+        "res5": {"res5": (1,)},
     }  # before the last residual block
     long = found["2g", "ResNet-50, NL I3D, 5 blocks"].config
     assert (long["frames"], long["stride"], long["options"]["chunks"]) == (128, 1, {"res3": 4})
@@ -149,7 +149,7 @@ def test_rows_that_are_the_same_network_are_one_run():
     configs = [json.dumps(case.config, sort_keys=True) for case in cases.values()]
     assert len(set(configs)) == len(configs), "a folder each"
     deep = found["2c", "ResNet-101, 5 blocks"]
-    assert deep.name == "residuals=3.4-non_local=embedded-place=res2.1.2+res3.0.1.2"
+    assert deep.name == "residuals=3.4-non_local=embedded-blocks=res2.1.2+res3.0.1.2"
 
 
 def test_costs_are_those_of_one_clip():
@@ -171,16 +171,16 @@ def test_the_small_network_is_as_it_was():
     assert [name for name, _ in network.res3._modules.items()] == ["res0", "res1"]
 
 
-def places(**options):
+def inserted(**options):
     network = models.build("small", non_local="embedded", **options)
     return {stage: [n for n in getattr(network, stage)._modules if "nonlocal" in n] for stage in ("res2", "res3")}
 
 
-def test_places_of_the_small_network():
-    assert places(residuals=(3, 4)) == {"res2": ["nonlocal2"], "res3": []}
-    assert places(residuals=(3, 4), number=2) == {"res2": ["nonlocal1", "nonlocal2"], "res3": []}
-    assert places(residuals=(3, 4), place="res3", number=3) == {"res2": [], "res3": [f"nonlocal{i}" for i in range(3)]}
-    assert places(place={"res2": (0,), "res3": (1,)}) == {"res2": ["nonlocal0"], "res3": ["nonlocal1"]}
+def test_blocks_of_the_small_network():
+    assert inserted(residuals=(3, 4)) == {"res2": ["nonlocal2"], "res3": []}
+    assert inserted(residuals=(3, 4), blocks="res3") == {"res2": [], "res3": ["nonlocal2"]}
+    assert inserted(residuals=(3, 4), blocks={"res2": (1, 2)}) == {"res2": ["nonlocal1", "nonlocal2"], "res3": []}
+    assert inserted(blocks={"res2": (0,), "res3": (1,)}) == {"res2": ["nonlocal0"], "res3": ["nonlocal1"]}
     network = models.build("small", residuals=(2, 3), inflate=True)
     blocks = [*network.res2._modules.values(), *network.res3._modules.values()]
     frames = [block.branch.a.conv.weight.shape[0] for block in blocks]
@@ -190,9 +190,9 @@ def test_places_of_the_small_network():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"place": {"res4": (0,)}}, "Small: stage of place must be one of 'res2', 'res3', got 'res4'"),
-        ({"place": {"res2": (1,)}}, r"Small: place\['res2'\] must be different indices from 0 to 0, got \(1,\)"),
-        ({"place": {"res3": (0, 0)}}, r"Small: place\['res3'\] must be different indices from 0 to 1"),
+        ({"blocks": {"res4": (0,)}}, "Small: stage of blocks must be one of 'res2', 'res3', got 'res4'"),
+        ({"blocks": {"res2": (1,)}}, r"Small: blocks\['res2'\] must be different indices from 0 to 0, got \(1,\)"),
+        ({"blocks": {"res3": (0, 0)}}, r"Small: blocks\['res3'\] must be different indices from 0 to 1"),
         ({"residuals": 0}, "Small: residuals must be 1 or more"),
         ({"residuals": (1, 2, 3)}, "Small: residuals must be one int or two"),
         ({"inflate": "3x1x1"}, "Small: inflate must be one of True, False"),
@@ -225,7 +225,7 @@ def test_a_table_and_its_curves(ablate, monkeypatch):
     text = Path("out/2b.md").read_text()
     head, *rows = rows_of(text)
     assert head[:2] == ["run here", "test top-1 (%)"] and head[-1] == "top-1 / top-5 there (%)"
-    names = ("baseline", "non_local=embedded", "non_local=embedded-place=res3")
+    names = ("baseline", "non_local=embedded", "non_local=embedded-blocks=res3")
     for row, name, paper_row in zip(rows, names, paper.TABLES["2b"].rows, strict=False):
         tops = [100 * epochs(name, seed)[-1]["test_top1"] for seed in range(2)]
         assert row[1] == f"{np.mean(tops):.1f} ± {np.std(tops, ddof=1):.1f}"
@@ -268,7 +268,7 @@ def stop_after(monkeypatch, steps):
 def test_stop_and_go_on_with_the_same_bits(ablate, monkeypatch):
     table = ("2b", *TINY, "--seeds", "1")
     assert ablate(*table)[0] == 0
-    whole = {name: weights(name) for name in ("baseline", "non_local=embedded", "non_local=embedded-place=res3")}
+    whole = {name: weights(name) for name in ("baseline", "non_local=embedded", "non_local=embedded-blocks=res3")}
     Path("out").rename("whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 7)  # four steps a run: in the second epoch of the second
@@ -335,7 +335,7 @@ def test_a_published_network_on_data_of_its_own(ablate, tmp_path, capsys):
         clips = rng.integers(0, 256, (6, 20, 40, 40, 3), dtype=np.uint8)
         np.savez(tmp_path / "arrays" / f"{split}.npz", clips=clips, labels=np.arange(6), classes=list("abcdef"))
     status, out, _ = ablate("2a", *RESNET, "--data", "arrays", "--batch-size", "3", "--epochs", "1", "--seeds", "1")
-    assert status == 0 and "width=8-depth=18-non_local=dot-places=1" in out
+    assert status == 0 and "width=8-depth=18-non_local=dot-blocks=1" in out
     text = Path("out/2a.md").read_text()
     head, *rows = rows_of(text)
     assert (
@@ -346,7 +346,7 @@ def test_a_published_network_on_data_of_its_own(ablate, tmp_path, capsys):
     )
     kept = json.loads(Path("out/width=8-depth=18/seed0/config.json").read_text())
     assert kept["resize"] == "crop" and kept["rgb"] and kept["options"] == {"width": 8, "depth": 18}
-    run = "out/width=8-depth=18-non_local=dot-places=1/seed0"
+    run = "out/width=8-depth=18-non_local=dot-blocks=1/seed0"
     assert train.main(["--evaluate", run, "--views", "2x3", "--threads", "1"]) == 0
     assert re.match(r"6 videos in 2 x 3 views: top-1 \d", capsys.readouterr().out)
 

@@ -244,9 +244,9 @@ def test_residual_blocks_start_as_their_shortcut():
     [
         (lambda: models.build("resnet"), "build: no model 'resnet'; there are .*small"),
         (lambda: build("softmax"), "NonLocalBlock: mode must be one of"),
-        (lambda: build("dot", place="stem"), "Small: place must be one of .* got 'stem'"),
-        (lambda: build("dot", number=99), r"Small: res\d has room for \d+ non-local blocks?, asked for 99"),
-        (lambda: build("dot", number=0), "Small: number must be 1 or more"),
+        (lambda: build("dot", blocks="stem"), "Small: blocks must be one of .* got 'stem'"),
+        (lambda: build("dot", blocks=99), "Small: blocks must be one of 'res2', 'res3', got 99"),
+        (lambda: build("dot", blocks={"res2": range(99)}), r"Small: blocks\['res2'\] must be different indices from 0"),
         (lambda: build(classes=0), "Small: classes must be 1 or more"),
         (lambda: build(in_channels=0), "Small: in_channels must be 1 or more"),
         (lambda: build()(Tensor(np.zeros((1, 4, 8, 8, 3), np.float32))), "conv3d: weight has 1 input channels"),

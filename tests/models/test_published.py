@@ -84,7 +84,7 @@ CASES = {
     ),
     "slowfast r101": (
         lambda: network(SlowFast(), (5, 1, 1), inflated=I3D | {4: range(0, 23, 2)}, places=FIVE, depth=101), {}, {},
-        ("nl_i3d_r101_5", PAD | {"places": {"res3": (1, 3), "res4": (1, 3, 5)}, "frames": 8, "conv1_stride": 1,
+        ("nl_i3d_r101_5", PAD | {"blocks": {"res3": (1, 3), "res4": (1, 3, 5)}, "frames": 8, "conv1_stride": 1,
                                  "pool1_frames": 1, "pool1_stride": 1}), 8,
     ),
     "pytorchvideo c2d": (lambda: network(PyTorchVideo(True)), {}, {}, ("c2d_r50_8x8", PAD), 8),
@@ -118,7 +118,7 @@ CASES = {
     ),
     "mmaction2 slowonly": (
         lambda: network(MMAction2(), inflated=SLOW, places=EVEN, pool2=False, order="after", out_bias=False), {}, {},
-        ("nl_c2d_r50_5_8x8", SLOW_FIELDS | {"places": {"res3": (0, 2), "res4": (0, 2, 4)}, "subsample": "after"}), 8,
+        ("nl_c2d_r50_5_8x8", SLOW_FIELDS | {"blocks": {"res3": (0, 2), "res4": (0, 2, 4)}, "subsample": "after"}), 8,
     ),
     "mmaction2 c2d": (
         lambda: network(MMAction2(), padding=0, flat=True), {}, {"model": "c2d_r50_8x8"}, ("c2d_r50_8x8", {}), 8,
@@ -141,7 +141,7 @@ def test_a_file_of_pytorch_computes_the_same_here(tmp_path, name):
     theirs = make()
     torch.save(keyed(name, theirs.state_dict(), beside), tmp_path / "net.pth")
     model, report = published.import_file(tmp_path / "net.pth", tmp_path / "net.safetensors", **asked)
-    assert model.config == models.config(preset, **REDUCED | differs)
+    assert model.config == models.preset(preset, **REDUCED | differs)
     shape = (1, frames, 48, 64, 3)
     same_logits(model, theirs.double(), shape)
     weights = [k for k in theirs.state_dict() if not k.endswith("num_batches_tracked")]
@@ -320,7 +320,7 @@ def test_slowfast_networks_under_names_of_caffe2(tmp_path):
     blobs, _ = released("nl_i3d_r50_5_8x8", pool1_padding=1)
     (tmp_path / "net.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
     model, report = published.import_file(tmp_path / "net.pkl", source="slowfast")
-    assert model.config == models.config("nl_i3d_r50_5_8x8", **REDUCED, pool1_padding=1)
+    assert model.config == models.preset("nl_i3d_r50_5_8x8", **REDUCED, pool1_padding=1)
     assert report.source == "slowfast"
 
 
@@ -350,7 +350,7 @@ def test_what_arrays_do_not_tell_is_asked_for(tmp_path):
         ({"model": "nl_i3d_r50_10"}, r"non-local blocks of res3 are \(1, 3\) in the file, \(0, 1, 2, 3\) in the"),
         ({"model": "nl_i3d_r50_5"}, "conv1_stride is 1 in networks of this source, 2 in the preset"),
         ({"model": "nl_i3d_r50_5_32x4"}, "norm is 'batch' in the file, 'affine' in the preset"),
-        ({"model": "resnet"}, "no preset 'resnet'"),
+        ({"model": "resnet"}, "no network 'resnet'"),
         ({"changes": {"depth": 101}}, "depth is 50 in the file, 101 was asked for"),
         ({"changes": {"non_local": "gaussian"}}, "can be embedded or dot, not 'gaussian'"),
         ({"changes": {"axis": "space"}}, "no field 'axis' of a network; there are depth, "),

@@ -203,7 +203,7 @@ AUTHORS = {"width": 64}
         ),
         ("video-nonlocal-net", "c2d_r50", AUTHORS | {"conv1_frames": 5}, "in neither C2D nor I3D"),
         ("video-nonlocal-net", "c2d_r50", AUTHORS | {"size": 256}, r"the last map \(4, 8, 8\), with 7 x 7 there"),
-        ("video-nonlocal-net", "nl_c2d_r50_5", AUTHORS | {"places": {"res4": (2, 4)}}, "where no LAYER_MOD puts them"),
+        ("video-nonlocal-net", "nl_c2d_r50_5", AUTHORS | {"blocks": {"res4": (2, 4)}}, "where no LAYER_MOD puts them"),
         ("video-nonlocal-net", "nl_c2d_r50_5", AUTHORS | {"norm": "affine"}, r"chunks is {}, {'res3': 4} there"),
         ("video-nonlocal-net", "nl_c2d_r50_5", AUTHORS | {"chunks": {"res3": 4}}, r"chunks is {'res3': 4}, {} there"),
     ],
@@ -246,12 +246,12 @@ def test_arrays_that_are_not_the_networks_do_not_go_out(tmp_path):
         ("nl_i3d_r101_5", {}, (2, True, True)),
         ("nl_c2d_r50_10", {}, (1, True, True)),
         ("c2d_r50", {}, (1, False, False)),
-        ("nl_c2d_r50_5", {"places": {"res4": (2, 5)}}, (3, False, True)),
-        ("nl_c2d_r50_5", {"places": {"res3": (1, 3)}}, (2, True, False)),
-        ("nl_c2d_r50_5", {"places": {"res4": (2, 4)}}, None),
-        ("nl_c2d_r50_5", {"places": {"res2": (1,)}}, None),
+        ("nl_c2d_r50_5", {"blocks": {"res4": (2, 5)}}, (3, False, True)),
+        ("nl_c2d_r50_5", {"blocks": {"res3": (1, 3)}}, (2, True, False)),
+        ("nl_c2d_r50_5", {"blocks": {"res4": (2, 4)}}, None),
+        ("nl_c2d_r50_5", {"blocks": {"res2": (1,)}}, None),
         ("nl_c2d_r50_1", {}, (5, False, True)),
     ],
 )
 def test_placed(preset, changes, expected):
-    assert settings_there.placed(models.config(preset, **changes)) == expected
+    assert settings_there.placed(models.preset(preset, **changes)) == expected

@@ -52,7 +52,7 @@ def test_an_inflated_kernel_on_a_still_video():
 @pytest.mark.parametrize("name", ["i3d_r50_8x8", "i3d333_r50", "i3d_r18"])
 def test_an_inflated_network_on_a_still_video(name):
     """Far from both ends of a long clip the last map is that of the 2D network."""
-    layout = {key: getattr(models.config(name), key) for key in ("conv1_stride", "pool1_frames", "pool1_stride")}
+    layout = {key: getattr(models.preset(name), key) for key in ("conv1_stride", "pool1_frames", "pool1_stride")}
     base = trained("c2d_r18" if "r18" in name else "c2d_r50", **layout)
     network = models.build(name, **TINY).to(dtype=np.float64).eval()
     network.load_state_dict(transfer.inflate(base.state_dict(), network.state_dict()))

@@ -50,7 +50,7 @@ def trained(name, dtype=np.float64, seed=0, **changes):
     statistics are not those of the batch, a softmax sees a single key, and its gradients are nothing but rounding.
     """
     changes = {"width": WIDTH, "classes": 7, "dropout": 0.0, "size": SIZE} | changes
-    config = models.config(name, **changes)
+    config = models.preset(name, **changes)
     with nn.init.skipped():
         model = models.VideoResNet(dataclasses.replace(config, norm="batch")).to(dtype=dtype)
     rng = np.random.default_rng(seed)
@@ -157,7 +157,7 @@ def test_with_running_statistics(name):
         ({"axes": "time", "subsample": None}, {"axes": "time", "order": None}),
         ({"chunks": {"res3": 2, "res4": 1}}, {"chunks": {3: 2, 4: 1}}),
         ({"norm": "affine"}, {"affine": True}),
-        ({"places": {"res2": (0,), "res3": (3, 0), "res5": (2,)}}, {"number": {(2, 0), (3, 0), (3, 3), (5, 2)}}),
+        ({"blocks": {"res2": (0,), "res3": (3, 0), "res5": (2,)}}, {"number": {(2, 0), (3, 0), (3, 3), (5, 2)}}),
         ({"pool1_padding": 1}, {"pool1_padding": 1}),
         ({"pool1_frames": 1, "pool1_padding": 1}, {"stem": (2, 1, 2), "pool1_padding": 1}),  # I3D of mmaction2
         ({"pool2_frames": 1}, {"pool2": False}),

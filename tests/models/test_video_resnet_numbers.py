@@ -96,7 +96,7 @@ SLOW = {
     "conv1_frames": 1, "inflate": "3x1x1", "inflated": {"res4": range(6), "res5": range(3)}, "pool2_frames": 1,
     "pool1_padding": 1, "size": 256,
 }  # fmt: skip
-SLOW_BLOCKS = {"non_local": "embedded", "places": {"res3": (0, 2), "res4": (0, 2, 4)}, "subsample": "after"}
+SLOW_BLOCKS = {"non_local": "embedded", "blocks": {"res3": (0, 2), "res4": (0, 2, 4)}, "subsample": "after"}
 TSM = {"pool2_frames": 1, "pool1_padding": 1}  # shifted frames cost nothing
 MMA = {"size": 256, "pool1_frames": 1, "pool1_padding": 1, "subsample": "after"}
 
@@ -252,9 +252,9 @@ def test_a_config_survives_json():
     for name, config in models.PRESETS.items():
         again = models.Config(**json.loads(json.dumps(dataclasses.asdict(config))))
         assert again == config, name
-    odd = models.config("nl_i3d_r50_5", places={"res5": [1]}, inflated={"res2": range(2)}, size=(224, 160))
+    odd = models.preset("nl_i3d_r50_5", blocks={"res5": [1]}, inflated={"res2": range(2)}, size=(224, 160))
     assert models.Config(**json.loads(json.dumps(dataclasses.asdict(odd)))) == odd
-    assert (odd.size, odd.places, odd.inflated) == ((224, 160), {"res5": (1,)}, {"res2": (0, 1)})
+    assert (odd.size, odd.blocks, odd.inflated) == ((224, 160), {"res5": (1,)}, {"res2": (0, 1)})
 
 
 def clip(*sizes):
@@ -270,7 +270,7 @@ def small(name="nl_c2d_r50_5", **changes):
     "make, message",
     [
         (lambda: models.build("c3d"), "build: no model 'c3d'; there are small, .*c2d_r50, "),
-        (lambda: models.config("c3d"), "config: no preset 'c3d'; there are c2d_r18, "),
+        (lambda: models.preset("c3d"), "preset: no network 'c3d'; there are c2d_r18, "),
         (lambda: models.build("c2d_r50", layers=3), "c2d_r50 has no option 'layers'; there are depth, width, "),
         (lambda: small(depth=152), "Config: depth must be one of 18, 34, 50, 101, got 152"),
         (lambda: small(frames=0), "Config: frames must be 1 or more, got 0"),
@@ -284,12 +284,12 @@ def small(name="nl_c2d_r50_5", **changes):
         (lambda: small(inflated={"res2": (0,)}), "says where, inflate must say how, got None"),
         (lambda: small("i3d_r50", inflated={"res2": (3,)}), r"inflated\['res2'\] must be different indices from 0"),
         (lambda: small(non_local="softmax"), "Config: non_local must be one of None, 'gaussian'"),
-        (lambda: small(places=3), "Config: places must be 1 or 5 or 10 for depth 50, or a dict such as .* got 3"),
-        (lambda: small(places=[1, 3]), r"Config: places must be 1 or 5 or 10 .* got \[1, 3\]"),
-        (lambda: small("nl_c2d_r18_1", places=5), "Config: places must be 1 for depth 18, or .* got 5"),
-        (lambda: small(places={"res4": (6,)}), r"places\['res4'\] must be different indices from 0 to 5, .* \(6,\)"),
-        (lambda: small(places={"res4": (1, 1)}), r"places\['res4'\] must be different indices .* got \(1, 1\)"),
-        (lambda: small(places={"res6": (1,)}), "stage of places must be one of 'res2', .* got 'res6'"),
+        (lambda: small(blocks=3), "Config: blocks must be 1 or 5 or 10 for depth 50, a stage, or a dict .* got 3"),
+        (lambda: small(blocks=[1, 3]), r"Config: blocks must be 1 or 5 or 10 .* got \[1, 3\]"),
+        (lambda: small("nl_c2d_r18_1", blocks=5), "Config: blocks must be 1 for depth 18, .* or .* got 5"),
+        (lambda: small(blocks={"res4": (6,)}), r"blocks\['res4'\] must be different indices from 0 to 5, .* \(6,\)"),
+        (lambda: small(blocks={"res4": (1, 1)}), r"blocks\['res4'\] must be different indices .* got \(1, 1\)"),
+        (lambda: small(blocks={"res6": (1,)}), "stage of blocks must be one of 'res2', .* got 'res6'"),
         (lambda: small(subsample="first"), "Config: subsample must be one of 'before', 'after', None"),
         (lambda: small(axes="all"), "Config: axes must be one of 'spacetime'"),
         (lambda: small(axes="time"), 'axes="time" compares pixels with themselves'),
@@ -315,7 +315,7 @@ def test_what_does_not_fit_is_named(make, message):
     "changes, message",
     [
         ({"frames": 8.0}, "Config: frames must be an int, got 8.0"),
-        ({"places": {"res4": 4}}, r"Config: places\['res4'\] must be a tuple of indices, got 4"),
+        ({"blocks": {"res4": 4}}, r"Config: blocks\['res4'\] must be a tuple of indices, got 4"),
         ({"inflate": "3x1x1", "inflated": (1, 0)}, "Config: inflated must be a dict of stage to indices"),
         ({"chunks": 4}, "Config: chunks must be a dict of stage to a number of frames, got 4"),
     ],
@@ -338,7 +338,7 @@ def test_one_model_layer_by_layer(capsys):
     shown = capsys.readouterr().out
     assert "res4.nonlocal4.theta" in shown and f"parameters {24_327_632 + 2_101_760:,}" in shown
     assert main(["models", "c2d"]) == 2
-    assert "no preset 'c2d'; there are c2d_r18, " in capsys.readouterr().err
+    assert "no network 'c2d'; there are c2d_r18, " in capsys.readouterr().err
 
 
 def test_the_page_tells_every_option_and_its_default():

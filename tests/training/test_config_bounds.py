@@ -19,8 +19,8 @@ HUGE = 2**31
         {"conv1_frames": HUGE + 1, "conv1_stride": HUGE},
         {"pool1_stride": HUGE, "pool2_frames": 10**5000},
         {"frames": 10**5000, "non_local": "dot", "chunks": {"res3": 7}},
-        {"places": {"res4": range(10**15)}, "non_local": "dot"},
-        {"places": {"res4": [0] * 10**6}, "non_local": "dot"},
+        {"blocks": {"res4": range(10**15)}, "non_local": "dot"},
+        {"blocks": {"res4": [0] * 10**6}, "non_local": "dot"},
         {"width": -(10**5000)},
         {"dropout": 10**5000},
         {"depth": "5" * 10**7},
@@ -42,7 +42,7 @@ def test_the_shortest_clip_that_would_do_is_the_shortest():
             depth=draw.choice((18, 50)), frames=10**6, size=10**6, conv1_frames=draw.choice((1, 3, 5, 7)),
             conv1_stride=draw.randint(1, 4), pool1_frames=draw.randint(1, 4), pool1_stride=draw.randint(1, 4),
             pool1_padding=draw.randint(0, 1), pool2_frames=draw.randint(1, 5), subsample=draw.choice(("before", None)),
-            non_local=draw.choice((None, "dot")), places=draw.choice(({"res2": (0,), "res5": (1,)}, {"res4": (0,)})),
+            non_local=draw.choice((None, "dot")), blocks=draw.choice(({"res2": (0,), "res5": (1,)}, {"res4": (0,)})),
         )  # fmt: skip
         for axis, i in (("frames", 0), ("height", 1), ("width", 2)):
 

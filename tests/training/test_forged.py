@@ -9,7 +9,7 @@ import pytest
 import minnl
 import models
 import train
-from minnl.training import checkpoint
+from minnl.training import checkpoint, run_data
 from models import published
 from tests.limited import outcomes, refused
 
@@ -46,7 +46,8 @@ def run(path):
     if trainer is None:
         from minnl import data, optim
         from minnl.training import Trainer
-        from models.options import build, datasets
+        from minnl.training.run_data import datasets
+        from models.run_config import build
         model = build(config)
         loader = data.Loader(datasets(config)[0], 8, shuffle=True, seed=config["seed"])
         adam = optim.AdamW(model.parameters(), 0.1)
@@ -97,7 +98,7 @@ def valid(tmp_path_factory):
     with patch.context() as at:
         at.chdir(folder)
         options = ["--clips", "8", "--batch-size", "8", "--epochs", "1", "--frames", "8", "--size", "12"]
-        at.setattr(models.options, "TEST_CLIPS", 12)
+        at.setattr(run_data, "TEST_CLIPS", 12)
         assert train.main([*options, "--max-steps", "1", "--name", "a"]) == 0
     minnl.manual_seed(0)
     model = models.build("nl_i3d_r50_5_8x8", width=2, classes=3, pool1_padding=1)

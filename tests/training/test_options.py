@@ -1,6 +1,7 @@
 """train.py with recipes, published networks and views."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 
@@ -9,14 +10,14 @@ import pytest
 
 import models
 import train
-from minnl.training import checkpoint
-from models import options
+from minnl.training import checkpoint, command_line
+from models import published, run_config
 from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.videos import numbered, write_video
 
 
 def arguments(*given):
-    return vars(options.arguments(given, ""))
+    return vars(command_line.arguments(given, run_config.defaults()))
 
 
 # What options become
@@ -30,7 +31,7 @@ def test_the_papers_recipe_on_a_published_network():
         "warm_up": 0.0, "epochs": 109, "precise": 1600, "recipe": "paper",
     }  # fmt: skip
     assert {k: made[k] for k in expected} == expected
-    assert not {"non_local", "place", "blocks", "subsample", "axes"} & set(made), "its name says these"
+    assert not {"non_local", "blocks", "subsample", "axes"} & set(made), "its name says these"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_what_is_given_goes_before_the_recipe():
 def test_nothing_given_is_as_ever():
     made = arguments()
     expected = {
-        "model": "small", "non_local": "embedded", "place": "res2", "blocks": 1, "frames": 16, "size": [24], "lr": 3e-3,
+        "model": "small", "non_local": "embedded", "blocks": "res2", "frames": 16, "size": [24], "lr": 3e-3,
         "batch_size": 32, "epochs": 10, "resize": "squash", "rgb": False, "accumulate": 1, "precise": 0,
         "warm_up": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "recipe": "adamw", "short_side": None, "dropout": 0.0,
     }  # fmt: skip
@@ -66,23 +67,22 @@ def test_nothing_given_is_as_ever():
 
 def network(*given, classes=5, channels=3):
     config = arguments(*given) | {"classes": list(range(classes)), "channels": channels}
-    return models.Config(**options.published(config)["network"])
+    return models.Config(**run_config.published(config)["network"])
 
 
 def test_a_published_network_with_changes():
     made = network("--model", "nl_c2d_r50_5_8x8")
-    assert made == models.config("nl_c2d_r50_5_8x8", classes=5, dropout=0.0)
+    assert made == models.preset("nl_c2d_r50_5_8x8", classes=5, dropout=0.0)
     assert network("--model", "nl_c2d_r50_5", "--subsample", "none", "--axes", "space").subsample is None
     assert network("--model", "nl_c2d_r50_5", "--non-local", "none").non_local is None
-    assert network("--model", "c2d_r50", "--non-local", "dot", "--blocks", "10").places == 10
-    assert network("--model", "nl_c2d_r50_1", "--place", "res3").places == {"res3": (2,)}
-    assert network("--model", "nl_c2d_r50_1", "--place", "res5").places == {"res5": (1,)}
+    assert network("--model", "c2d_r50", "--non-local", "dot", "--blocks", "10").blocks == 10
+    assert network("--model", "nl_c2d_r50_1", "--blocks", "res3").blocks == {"res3": (2,)}
+    assert network("--model", "nl_c2d_r50_1", "--blocks", "res5").blocks == {"res5": (1,)}
     assert network("--model", "c2d_r50", "--size", "112", "128", "--frames", "16", channels=1).clip == (16, 112, 128, 1)
     for given, message in (
         (("--model", "c2d_r50", "--blocks", "5"), "c2d_r50 has no non-local blocks; ask for some with --non-local"),
-        (("--model", "nl_c2d_r50_1", "--blocks", "5", "--place", "res3"), "takes one of them"),
-        (("--model", "nl_c2d_r50_1", "--place", "res9"), "--place must be one of 'res2'"),
-        (("--model", "nl_c2d_r50_1", "--blocks", "3"), "places must be 1 or 5 or 10"),
+        (("--model", "nl_c2d_r50_1", "--blocks", "res9"), "Config: blocks must be one of 'res2'"),
+        (("--model", "nl_c2d_r50_1", "--blocks", "3"), "blocks must be 1 or 5 or 10"),
     ):
         with pytest.raises(ValueError, match=message):
             network(*given)
@@ -100,6 +100,73 @@ def test_options_that_do_not_go_together(capsys, given, message):
     with pytest.raises(SystemExit):
         arguments(*given)
     assert message in capsys.readouterr().err
+
+
+# Older checkpoints
+
+RUN = {
+    "model": "small", "classes": ["a", "b", "c"], "channels": 1, "data": None, "frames": 16, "stride": 2, "size": [24],
+    "resize": "squash", "rgb": False, "seed": 0, "non_local": "embedded", "subsample": "before", "axes": "spacetime",
+    "device": "cpu", "dropout": 0.0,
+}  # fmt: skip
+
+
+def read(path, config, arrays):
+    """The configuration of a checkpoint as train.py reads it."""
+    checkpoint.save(path, {f"model/{name}": array for name, array in arrays.items()}, {"config": config})
+    return train.load(path, "cpu")[1]
+
+
+@pytest.mark.parametrize(
+    "older, now",
+    [
+        ({"place": "res2", "blocks": 1}, {"blocks": "res2"}),
+        ({"place": "res3", "blocks": 1}, {"blocks": "res3"}),
+        ({"options": {"non_local": "dot", "place": "res3"}}, {"options": {"non_local": "dot", "blocks": "res3"}}),
+        ({"options": {"non_local": "dot", "place": {"res2": [0], "res3": [0]}}},
+         {"options": {"non_local": "dot", "blocks": {"res2": [0], "res3": [0]}}}),
+        ({"options": {"non_local": "dot", "residuals": [3, 4], "number": 2}},
+         {"options": {"non_local": "dot", "residuals": [3, 4], "blocks": {"res2": [1, 2]}}}),
+        ({"options": {"non_local": "dot", "residuals": [3, 4], "place": "res3", "number": 3}},
+         {"options": {"non_local": "dot", "residuals": [3, 4], "blocks": {"res3": [0, 1, 2]}}}),
+    ],
+)  # fmt: skip
+def test_older_words_for_the_blocks_of_the_small_network(tmp_path, older, now):
+    model = run_config.build(RUN | now)
+    found = read(tmp_path / "older.safetensors", RUN | older, model.state_dict())
+    assert {key: found.get(key) for key in ("place", "blocks", "options")} == {
+        key: now.get(key) for key in ("place", "blocks", "options")
+    }
+
+
+@pytest.mark.parametrize("places", [5, {"res3": [2]}])
+def test_older_words_for_the_blocks_of_a_published_network(tmp_path, places):
+    model = models.build("nl_c2d_r50_5_8x8", width=2, classes=3, blocks=places, size=32, pool1_padding=1)
+    network = json.loads(json.dumps(dataclasses.asdict(model.config)))
+    older = {"places" if key == "blocks" else key: value for key, value in network.items()}
+    config = RUN | {"model": "nl_c2d_r50_5_8x8", "rgb": True, "network": older, "place": "res3"}
+    found = read(tmp_path / "older.safetensors", config, model.state_dict())
+    assert found["network"] == network and "place" not in found
+    assert published.export_file(tmp_path / "older.safetensors", tmp_path / "there.safetensors", "slowfast")
+
+
+@pytest.mark.parametrize(
+    "older, message",
+    [
+        ({"place": "res2", "blocks": 2}, r"config\['blocks'\]"),
+        ({"place": "res9", "blocks": 1}, "Small: blocks must be one of 'res2', 'res3', got 'res9'"),
+        ({"place": [1], "blocks": 1}, r"config\['place'\] is \[1\]; a text"),
+        (
+            {"options": {"place": "res2", "number": 99}},
+            r"\['number'\] is 99; an integer from 1 to 10",
+        ),
+        ({"options": {"place": "res2", "number": 2}}, r"\['blocks'\]\['res2'\]\[0\] is -1; an integer from 0"),
+        ({"network": {"places": 5, "blocks": 5}}, "a dict with no keys but depth, .*"),
+    ],
+)
+def test_older_words_that_mean_nothing(tmp_path, older, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "older.safetensors", RUN | older, models.build("nl_small").state_dict())
 
 
 # Runs
@@ -142,7 +209,7 @@ def run(trained, monkeypatch, capsys):
 
 def test_what_the_run_says_of_itself(run):
     config = json.loads(pathlib.Path("runs/r18/config.json").read_text())
-    expected = models.config("nl_c2d_r18_1", frames=8, size=32, classes=2)
+    expected = models.preset("nl_c2d_r18_1", frames=8, size=32, classes=2)
     assert models.Config(**config["network"]) == expected
     assert config["short_side"] == [37, 46] and config["lr"] is None
     records = [json.loads(line) for line in pathlib.Path("runs/r18/log.jsonl").read_text().splitlines()]

@@ -90,18 +90,18 @@ def test_after_one_batch_evaluation_does_what_training_did():
 def test_nothing_else_changes():
     model = network().eval()
     model.second.momentum = 0.3
-    before, chance = state(model), random.get_state()
+    before, rng_state = state(model), random.get_state()
     precise_batch_norm(model, [batch(2)])
     changed = {k for k, a in state(model).items() if a != before[k]}
     assert changed == {f"{m}.running_{what}" for m in ("first", "second") for what in ("mean", "var")}
-    assert random.get_state() == chance
+    assert random.get_state() == rng_state
     assert not model.training and model.second.momentum == 0.3 and "forward" not in vars(model.second)
     again, x = state(model), batch(2)
     found = []
     for _ in range(2):
         precise_batch_norm(model, [x])
         found.append(state(model))
-    assert found[0] == found[1] != again, "what was there before is forgotten, and chance is the same"
+    assert found[0] == found[1] != again, "what was there before is forgotten, and the rng state is the same"
 
 
 @pytest.mark.parametrize("wrong", [[], [batch(1), np.zeros((1, 2, 4, 4, 5), np.float32)]])

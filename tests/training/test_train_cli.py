@@ -16,8 +16,8 @@ import pytest
 
 import train
 from minnl import data
-from minnl.training import checkpoint
-from models import options
+from minnl.training import checkpoint, command_line
+from models import run_config
 from tests import ROOT
 from tests.fast import as_before  # noqa: F401 (a fixture: threads and kernels as they were)
 from tests.videos import SHARED, numbered, write_video
@@ -167,7 +167,7 @@ def test_the_page_tells_of_every_option_and_no_other():
         seen = []
         patch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, _: seen.append(parser) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            options.arguments([], "")
+            command_line.arguments([], run_config.defaults())
     every = {name for action in seen[0]._actions for name in action.option_strings if name.startswith("--")}
     assert told == every - {"--help"}
 
@@ -192,8 +192,8 @@ def wrong(runs, monkeypatch):
     [
         (("--data", "nowhere"), 1, "open_dataset: no 'train' data in nowhere|open_dataset: no 'val' data in nowhere"),
         (("--data", "empty"), 1, "data in empty.*found: nothing"),
-        ((*ARRAYS, "--place", "res9"), 1, "Small: place must be one of .*, got 'res9'"),
-        ((*ARRAYS, "--blocks", "9"), 1, "room for .* non-local block.*, asked for 9"),
+        ((*ARRAYS, "--blocks", "res9"), 1, "Small: blocks must be one of .*, got 'res9'"),
+        ((*ARRAYS, "--blocks", "9"), 1, "Small: blocks must be one of .*, got 9"),
         ((*ARRAYS, "--axes", "time"), 1, 'axes="time" compares pixels with themselves; .* must be None'),
         ((*ARRAYS, "--device", "tpu"), 1, 'device: expected "cpu", "gpu" or "gpu:N", got \'tpu\''),
         ((*ARRAYS, "--name", "done"), 1, "--name: runs/done holds a run already; --resume runs/done goes on with it"),
@@ -266,8 +266,8 @@ def test_resuming_with_other_classes_is_refused(run):
 
 
 def test_debug_shows_the_traceback(run):
-    with pytest.raises(ValueError, match="place must be one of"):
-        run(*ARRAYS, "--place", "res9", "--debug")
+    with pytest.raises(ValueError, match="blocks must be one of"):
+        run(*ARRAYS, "--blocks", "res9", "--debug")
 
 
 def test_a_run_that_diverges_says_so(run):
