@@ -22,16 +22,19 @@ import sys
 from pathlib import Path
 
 import minnl
-from minnl import checkpoint, data, recipes
+from minnl import data
 from minnl.checks import clean, listed, printable
 from minnl.data import views
-from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
-from minnl.progress import say, secure
-from minnl.run_folder import RunFolder
 from minnl.study import bill, pictures
-from minnl.training import Trainer, part, steps_of
-from models import stored, transfer
-from models.options import arguments, build, check, datasets, kind, published, unchanged, video_options
+from minnl.training import Trainer, checkpoint, recipes
+from minnl.training.command_line import arguments, check, refuse_changes
+from minnl.training.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
+from minnl.training.loop import steps_per_epoch
+from minnl.training.progress import say, secure
+from minnl.training.run_data import datasets, video_options
+from minnl.training.run_folder import RunFolder
+from models import run_config, stored, transfer
+from models.run_config import build, instantiation, published
 
 RUNTIME = ("device", "workers", "threads", "save_every")  # what may differ between a run and its continuation
 OF_A_CALL = ("max_steps", "plan", "memory", "debug")  # what may too, and says nothing of the run
@@ -40,7 +43,7 @@ NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores", "g
 
 def main(argv=None):
     secure()
-    args = arguments(argv, __doc__)
+    args = arguments(argv, run_config.defaults(), __doc__)
     try:
         check(args)
         minnl.set_threads(args.threads)
@@ -71,7 +74,7 @@ def train(args):
         raise ValueError(f"--resume: {args.resume}: {here if Path(args.resume).is_dir() else 'no such file'}")
     with RunFolder(path.parent) as folder:
         _, config, meta = read(path, run=True)
-        unchanged(args, config, ("resume", "data", *RUNTIME, *OF_A_CALL))
+        refuse_changes(args, config, ("resume", "data", *RUNTIME, *OF_A_CALL))
         config |= {key: getattr(args, key) for key in RUNTIME}
         return run(args, config, folder, path, meta)
 
@@ -91,8 +94,8 @@ def run(args, config, folder=None, path=None, meta=None):
     train_loader = data.Loader(train_set, shuffle=True, seed=config["seed"], drop_last=config["drop_last"], **loader)
     test_loader = data.Loader(test_set, seed=config["seed"], **loader)
     optimizer = recipes.optimizer(model.parameters(), config)
-    schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
-    with folder or new_folder(args, kind(config)) as folder:
+    schedule = recipes.schedule(config, steps_per_epoch(train_loader, config["accumulate"]) * config["epochs"])
+    with folder or new_folder(args, instantiation(config)) as folder:
         trainer = Trainer(
             model, optimizer, schedule, train_loader, test_loader, folder, config, config["epochs"],
             config["clip_norm"], config["label_smoothing"], config["accumulate"], config["precise"],
@@ -102,7 +105,7 @@ def run(args, config, folder=None, path=None, meta=None):
             trainer.resume(path)
         checkpoint.write(folder.path / "config.json", [(json.dumps(config, indent=2) + "\n").encode()])
         weights = sum(p.size for p in model.parameters())
-        say(f"{folder}: {config['model']}, non-local {kind(config)}, {weights:,} weights")
+        say(f"{folder}: {config['model']}, non-local {instantiation(config)}, {weights:,} weights")
         with minnl.debug() if args.debug else contextlib.nullcontext():
             complete = trainer.fit(args.max_steps)
         if complete:
@@ -155,7 +158,7 @@ def finish(args, trainer, test_loader):
 
 def begin(model, path):
     """Give a model the weights of a trained one, as far as they fit: inflated, folded, for other classes."""
-    fresh = transfer.start(model, part(read(path)[0], "model/"))
+    fresh = transfer.start(model, checkpoint.under(read(path)[0], "model/"))
     print(f"weights from {path}; " + (f"fresh are {', '.join(fresh)}" if fresh else "nothing is fresh"))
 
 
@@ -207,7 +210,7 @@ def load(path, device):
     arrays, config, _ = read(path)
     config |= {"device": device}
     model = build(config)
-    model.load_state_dict(part(arrays, "model/"))
+    model.load_state_dict(checkpoint.under(arrays, "model/"))
     return model, config
 
 
@@ -235,10 +238,10 @@ def checkpoint_path(path, name):
     return path / f"{name}.safetensors" if path.is_dir() else path
 
 
-def new_folder(args, kind):
+def new_folder(args, non_local):
     """runs/NAME, never one that holds a run already."""
     if not args.name:
-        return RunFolder.first_free(Path("runs") / f"{args.model}-{kind}-seed{args.seed}")
+        return RunFolder.first_free(Path("runs") / f"{args.model}-{non_local}-seed{args.seed}")
     folder = RunFolder(Path("runs") / args.name)
     if folder.begun:
         raise ValueError(

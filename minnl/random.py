@@ -1,4 +1,4 @@
-"""The one source of chance: a host generator, seeded once, whose state a checkpoint can hold.
+"""The single source of random numbers: a generator on the host, seeded once, whose state a checkpoint can hold.
 
 Initialisers and dropout draw from :func:`generator`. Nothing is drawn on the GPU: CuPy's generators cannot be
 saved, so masks are computed there from integers drawn here (see ops/dropout.py), and a run gives the same bits on

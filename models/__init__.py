@@ -8,11 +8,11 @@ from typing import Any
 
 from models import presets
 from models.config import Config
-from models.presets import PRESETS, config
+from models.presets import PRESETS, preset
 from models.small import Small
 from models.video_resnet import VideoResNet
 
-__all__ = ["BUILDERS", "PRESETS", "Config", "Small", "VideoResNet", "build", "config"]
+__all__ = ["BUILDERS", "PRESETS", "Config", "Small", "VideoResNet", "build", "preset"]
 
 BUILDERS: dict[str, Callable[..., Small | VideoResNet]] = {
     "small": Small,

@@ -10,14 +10,15 @@ from minnl import nn
 from minnl.checks import choice, count, number, pair, quoted
 
 STAGES = ("res2", "res3", "res4", "res5")
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # residual blocks of each stage
+RESIDUAL_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of each stage
 BASIC = (18, 34)  # depths with two 3 x 3 convolutions a block, instead of a bottleneck
 
-# Behind which residual blocks 1, 5 or 10 non-local blocks stand. 1: right before the last residual block of res4.
-# 5 and 10: as in the released networks; 10 with depth 101 as in GluonCV, the authors released none.
+# 1, 5 or 10 non-local blocks: stage to indices of the residual blocks that one follows. 1: right before the last
+# residual block of res4. 5 and 10: as in the released networks; 10 with depth 101 as in GluonCV, the authors released
+# none.
 FIRST_TEN = {"res3": (0, 1, 2, 3), "res4": (0, 1, 2, 3, 4, 5)}
 EVERY_OTHER = {"res3": (1, 3), "res4": (1, 3, 5)}
-PLACES: dict[int, dict[int, dict[str, tuple[int, ...]]]] = {
+PUBLISHED_BLOCKS: dict[int, dict[int, dict[str, tuple[int, ...]]]] = {
     18: {1: {"res4": (0,)}},
     34: {1: {"res4": (4,)}, 5: EVERY_OTHER, 10: FIRST_TEN},
     50: {1: {"res4": (4,)}, 5: EVERY_OTHER, 10: FIRST_TEN},
@@ -61,8 +62,9 @@ class Config:
     inflated : dict of stage to indices of residual blocks, or None
         Where. None: as released, all of res2, then every other block.
     non_local : None, "gaussian", "embedded", "dot" or "concat"
-    places : 1, 5, 10, or dict of stage to indices of residual blocks
-        The blocks behind which a non-local block stands: 1, 5 or 10 as published, or any.
+    blocks : 1, 5, 10, a stage, or dict of stage to indices of residual blocks
+        The non-local blocks. 1, 5 or 10: so many, where the paper has them. "res3": one, right before the last residual
+        block of that stage (table 2b). {"res3": (1, 3)}: one behind each of these residual blocks.
     subsample, scale, axes
         Of nn.NonLocalBlock.
     chunks : dict of stage to a number of frames
@@ -91,7 +93,7 @@ class Config:
     inflate: str | None = None
     inflated: dict[str, Sequence[int]] | None = None
     non_local: str | None = None
-    places: int | dict[str, Sequence[int]] = 5
+    blocks: int | str | dict[str, Sequence[int]] = 5
     subsample: str | None = "before"
     scale: bool = True
     axes: str = "spacetime"
@@ -102,7 +104,7 @@ class Config:
             object.__setattr__(self, name, value)
 
         where = type(self).__name__
-        choice(where, "depth", self.depth, tuple(BLOCKS))
+        choice(where, "depth", self.depth, tuple(RESIDUAL_BLOCKS))
         for name in (
             "width", "classes", "in_channels", "frames", "conv1_frames", "conv1_stride", "pool1_frames", "pool1_stride",
             "pool2_frames",
@@ -132,13 +134,16 @@ class Config:
         choice(where, "subsample", self.subsample, ("before", "after", None))
         choice(where, "axes", self.axes, nn.AXES)
         put("scale", choice(where, "scale", self.scale, (True, False)))
-        if isinstance(self.places, dict):
-            put("places", self._indices("places", self.places))
-        elif self.non_local is not None and self.places not in tuple(PLACES[self.depth]):
-            numbers = " or ".join(map(str, PLACES[self.depth]))
+        if isinstance(self.blocks, str):
+            stage = choice(where, "blocks", self.blocks, STAGES)
+            put("blocks", {stage: (self._residual_blocks(stage) - 2,)})
+        elif isinstance(self.blocks, dict):
+            put("blocks", self._indices("blocks", self.blocks))
+        elif self.non_local is not None and self.blocks not in tuple(PUBLISHED_BLOCKS[self.depth]):
+            numbers = " or ".join(map(str, PUBLISHED_BLOCKS[self.depth]))
             raise ValueError(
-                f"{where}: places must be {numbers} for depth {self.depth}, or a dict such as {{'res4': (0,)}}, "
-                f"got {quoted(self.places)}"
+                f"{where}: blocks must be {numbers} for depth {self.depth}, a stage, or a dict such as "
+                f"{{'res4': (0,)}}, got {quoted(self.blocks)}"
             )
         if not isinstance(self.chunks, dict):
             raise TypeError(f"{where}: chunks must be a dict of stage to a number of frames, got {quoted(self.chunks)}")
@@ -149,7 +154,7 @@ class Config:
 
     def _indices(self, name, given):
         """A dict of stage to indices of its residual blocks, checked, with tuples in it."""
-        where, blocks = type(self).__name__, dict(zip(STAGES, BLOCKS[self.depth], strict=True))
+        where = type(self).__name__
         if not isinstance(given, dict):
             raise TypeError(
                 f"{where}: {name} must be a dict of stage to indices of residual blocks, got {quoted(given)}"
@@ -159,14 +164,19 @@ class Config:
             choice(where, f"stage of {name}", stage, STAGES)
             if not isinstance(indices, (tuple, list, range)):
                 raise TypeError(f"{where}: {name}[{stage!r}] must be a tuple of indices, got {quoted(indices)}")
-            first = indices[: blocks[stage] + 1]  # one too many is as wrong as a billion
+            there = self._residual_blocks(stage)
+            first = indices[: there + 1]  # one too many is as wrong as a billion
             found[stage] = tuple(count(where, f"{name}[{stage!r}]", i, 0) for i in first)
-            if len(set(found[stage])) != len(first) or max(found[stage], default=0) >= blocks[stage]:
+            if len(set(found[stage])) != len(first) or max(found[stage], default=0) >= there:
                 raise ValueError(
-                    f"{where}: {name}[{stage!r}] must be different indices from 0 to {blocks[stage] - 1}, for depth "
-                    f"{self.depth} has {blocks[stage]} blocks there; got {quoted(found[stage])}"
+                    f"{where}: {name}[{stage!r}] must be different indices from 0 to {there - 1}, for depth "
+                    f"{self.depth} has {there} blocks there; got {quoted(found[stage])}"
                 )
         return found
+
+    def _residual_blocks(self, stage):
+        """How many a stage has."""
+        return RESIDUAL_BLOCKS[self.depth][STAGES.index(stage)]
 
     @property
     def expansion(self) -> int:
@@ -184,16 +194,15 @@ class Config:
             return ()
         if self.inflated is not None:
             return tuple(self.inflated.get(stage, ()))
-        blocks = BLOCKS[self.depth][STAGES.index(stage)]
         first, step = {"res2": (0, 1), "res3": (0, 2), "res4": (0, 2), "res5": (1, 2)}[stage]
-        return tuple(range(first, blocks, step))
+        return tuple(range(first, self._residual_blocks(stage), step))
 
     def non_local_blocks(self, stage: str) -> tuple[int, ...]:
         """Indices of the residual blocks of a stage that a non-local block follows."""
         if self.non_local is None:
             return ()
-        places = self.places if isinstance(self.places, dict) else PLACES[self.depth][self.places]
-        return tuple(places.get(stage, ()))
+        blocks = self.blocks if isinstance(self.blocks, dict) else PUBLISHED_BLOCKS[self.depth][self.blocks]
+        return tuple(blocks.get(stage, ()))
 
     def sizes(
         self, frames: int | None = None, height: int | None = None, width: int | None = None

@@ -24,7 +24,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "i3d333_r50": I3D333,
     "i3d333_r101": I3D333 | {"depth": 101},
 }
-BLOCKS = {"r18": (1,), "r34": (5,), "r50": (1, 5, 10), "r101": (1, 5, 10)}
+NUMBERS = {"r18": (1,), "r34": (5,), "r50": (1, 5, 10), "r101": (1, 5, 10)}
 FAST = {"conv1_stride": 1, "pool1_frames": 1, "pool1_stride": 1}  # the layout of the released 8-frame networks
 LONG = {"norm": "affine", "chunks": {"res3": 4}}  # what makes clips of 128 frames fit
 LAYOUTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -48,10 +48,10 @@ def presets() -> dict[str, Config]:
     ====================  ======================================================================================
     """
     found = dict(NETWORKS)
-    for depth, numbers in BLOCKS.items():
-        for kind in ("c2d", "i3d"):
+    for depth, numbers in NUMBERS.items():
+        for base in ("c2d", "i3d"):
             for n in numbers:
-                found[f"nl_{kind}_{depth}_{n}"] = found[f"{kind}_{depth}"] | {"non_local": "embedded", "places": n}
+                found[f"nl_{base}_{depth}_{n}"] = found[f"{base}_{depth}"] | {"non_local": "embedded", "blocks": n}
     for layout, (options, names) in LAYOUTS.items():
         for name in names:
             found[f"{name}_{layout}"] = found[name] | options
@@ -61,17 +61,17 @@ def presets() -> dict[str, Config]:
 PRESETS = presets()
 
 
-def config(name: str, **changes: Any) -> Config:
+def preset(name: str, **changes: Any) -> Config:
     """The Config of a preset with some fields changed.
 
     Raises ValueError for a name or a field that does not exist, naming those that do.
     """
     if name not in PRESETS:
-        raise ValueError(f"config: no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"preset: no network {name!r}; there are {', '.join(PRESETS)}")
     fields = [field.name for field in dataclasses.fields(Config)]
     for field in changes:
         if field not in fields:
-            raise ValueError(f"config: {name} has no option {field!r}; there are {', '.join(fields)}")
+            raise ValueError(f"preset: {name} has no option {field!r}; there are {', '.join(fields)}")
     return dataclasses.replace(PRESETS[name], **changes)
 
 
@@ -82,7 +82,7 @@ def step(made):
 
 def build(name: str, **changes: Any) -> VideoResNet:
     """The network of a preset with some fields of its Config changed, freshly initialised."""
-    return VideoResNet(config(name, **changes))
+    return VideoResNet(preset(name, **changes))
 
 
 def bill_of(made):
@@ -108,4 +108,4 @@ def layers(name):
     """Lines that show a preset layer by layer."""
     from minnl.study import bill
 
-    return bill.table(bill_of(config(name))[0])
+    return bill.table(bill_of(preset(name))[0])

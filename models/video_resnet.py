@@ -7,7 +7,7 @@ from minnl import nn
 from minnl.backend import Array
 from minnl.engine import Tensor
 from models import blocks
-from models.config import BASIC, BLOCKS, STAGES, Config
+from models.config import BASIC, RESIDUAL_BLOCKS, STAGES, Config
 
 
 class VideoResNet(nn.Module):
@@ -89,7 +89,7 @@ def stage(config, name, channels, width):
     out, inflated = width * config.expansion, config.inflated_blocks(name)
     stride = (1, 1, 1) if name == "res2" else (1, 2, 2)
     made = []
-    for i in range(BLOCKS[config.depth][STAGES.index(name)]):
+    for i in range(RESIDUAL_BLOCKS[config.depth][STAGES.index(name)]):
         made.append(residual(config, channels, out, width, (1, 1, 1) if i else stride, i in inflated))
         channels = out
     return blocks.stage(made, {i: non_local(config, name, out) for i in config.non_local_blocks(name)})

@@ -29,27 +29,27 @@ def batches(loader, device):
         yield from loader
         return
     with backend.on(device):
-        berths = Berth(), Berth()  # one computes while the other loads
+        buffers = StagingBuffer(), StagingBuffer()  # one computes while the other loads
     try:
-        for (x, labels), berth in zip(loader, itertools.cycle(berths)):
+        for (x, labels), buffer in zip(loader, itertools.cycle(buffers)):
             with backend.on(device):
-                clips = berth.load(x)
+                clips = buffer.load(x)
             yield clips, labels
             with backend.on(device):
-                berth.used()
+                buffer.used()
     finally:
-        for berth in berths:
-            berth.wait()
+        for buffer in buffers:
+            buffer.wait()
 
 
-class Berth:
+class StagingBuffer:
     """Memory on the current GPU that batches are copied to, one after the other, through memory that a GPU can read.
 
-    Only from page-locked memory does the GPU copy by itself while both sides go on. Three hands then touch the two
-    buffers, and each waits for the one before it, the streams without the host:
+    Only from page-locked memory does the GPU copy by itself while both sides go on. Three things then touch the two
+    arrays, and each waits for the one before it, the streams without the host:
 
     ==========================  ============================  =======================================
-    who                         waits until                   which is
+    what                        waits until                   which is
     ==========================  ============================  =======================================
     the host, to write          the copy that read is done    `copied`, of the batch before the last
     the copy, to overwrite      the step that read is done    `free`, of the batch before the last

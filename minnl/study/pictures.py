@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from minnl import backend, checkpoint
+from minnl import backend
 from minnl.backend import Array
 from minnl.engine import Tensor
 from minnl.nn import Module, NonLocalBlock, evaluating
+from minnl.training import checkpoint
 
 
 def read_log(folder: str | Path) -> dict[str, list[dict[str, Any]]]:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minnl import checkpoint
 from minnl.checks import clean
 from minnl.nn import init
+from minnl.training import checkpoint
 from models import stored
 from models.config import Config
 from models.presets import step
@@ -123,7 +123,8 @@ def matched(where, names, arrays):
 
 def written_here(where, facts, network):
     """Of a file that minnl exported, the whole network is known."""
-    if not isinstance(network, dict) or set(network) != set(networks.FIELDS):
+    network = stored.renamed(network) if isinstance(network, dict) else None
+    if network is None or set(network) != set(networks.FIELDS):
         raise ValueError(f"{where}: its description of the network is damaged, or from another version of minnl")
     stored.check(f"{where}: the network", network, stored.NETWORK)
     hidden = {name: value for name, value in network.items() if name not in networks.SHOWN}
