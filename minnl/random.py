@@ -16,7 +16,7 @@ _generator = None  # made when first asked for: numpy.random takes a while to lo
 _replaying = threading.local()
 
 
-def manual_seed(seed):
+def manual_seed(seed: int) -> None:
     """Start the generator anew from an int (0 or more); the same seed gives the same run."""
     global _generator
     _generator = np.random.default_rng(checks.count("manual_seed", "seed", seed, 0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from minnl import nn
 from minnl.checks import choice, count, number, pair, quoted
@@ -16,7 +18,7 @@ BASIC = (18, 34)  # depths with two 3 x 3 convolutions a block, instead of a bot
 # none.
 FIRST_TEN = {"res3": (0, 1, 2, 3), "res4": (0, 1, 2, 3, 4, 5)}
 EVERY_OTHER = {"res3": (1, 3), "res4": (1, 3, 5)}
-PUBLISHED_BLOCKS = {
+PUBLISHED_BLOCKS: dict[int, dict[int, dict[str, tuple[int, ...]]]] = {
     18: {1: {"res4": (0,)}},
     34: {1: {"res4": (4,)}, 5: EVERY_OTHER, 10: FIRST_TEN},
     50: {1: {"res4": (4,)}, 5: EVERY_OTHER, 10: FIRST_TEN},
@@ -79,9 +81,9 @@ class Config:
     classes: int = 400
     in_channels: int = 3
     dropout: float = 0.5
-    norm: str = "batch"
+    norm: Literal["batch", "affine"] = "batch"
     frames: int = 32
-    size: int | tuple = 224
+    size: int | tuple[int, int] = 224
     conv1_frames: int = 1
     conv1_stride: int = 2
     pool1_frames: int = 2
@@ -89,13 +91,13 @@ class Config:
     pool1_padding: int = 0
     pool2_frames: int = 2
     inflate: str | None = None
-    inflated: dict | None = None
+    inflated: dict[str, Sequence[int]] | None = None
     non_local: str | None = None
-    blocks: int | str | dict = 5
+    blocks: int | str | dict[str, Sequence[int]] = 5
     subsample: str | None = "before"
     scale: bool = True
     axes: str = "spacetime"
-    chunks: dict = field(default_factory=dict)
+    chunks: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
         def put(name, value):
@@ -177,38 +179,40 @@ class Config:
         return RESIDUAL_BLOCKS[self.depth][STAGES.index(stage)]
 
     @property
-    def expansion(self):
+    def expansion(self) -> int:
         """Channels that leave a residual block, as a multiple of those within."""
         return 1 if self.depth in BASIC else 4
 
     @property
-    def clip(self):
+    def clip(self) -> tuple[int, int, int, int]:
         """(T, H, W, C) of the clips that the network is made for."""
-        return (self.frames, *self.size, self.in_channels)
+        return (self.frames, *self.size, self.in_channels)  # type: ignore[misc]
 
-    def inflated_blocks(self, stage):
+    def inflated_blocks(self, stage: str) -> tuple[int, ...]:
         """Indices of the inflated residual blocks of a stage."""
         if self.inflate is None:
             return ()
         if self.inflated is not None:
-            return self.inflated.get(stage, ())
+            return tuple(self.inflated.get(stage, ()))
         first, step = {"res2": (0, 1), "res3": (0, 2), "res4": (0, 2), "res5": (1, 2)}[stage]
         return tuple(range(first, self._residual_blocks(stage), step))
 
-    def non_local_blocks(self, stage):
+    def non_local_blocks(self, stage: str) -> tuple[int, ...]:
         """Indices of the residual blocks of a stage that a non-local block follows."""
         if self.non_local is None:
             return ()
         blocks = self.blocks if isinstance(self.blocks, dict) else PUBLISHED_BLOCKS[self.depth][self.blocks]
-        return blocks.get(stage, ())
+        return tuple(blocks.get(stage, ()))
 
-    def sizes(self, frames=None, height=None, width=None):
+    def sizes(
+        self, frames: int | None = None, height: int | None = None, width: int | None = None
+    ) -> dict[str, tuple[int, int, int]]:
         """(T, H, W) behind each layer, for the clip that the network is made for, or for another one.
 
         Raises ValueError if the clip does not fit; the message names the layer that it is too small for, and what would
         do.
         """
-        where, own = type(self).__name__, (self.frames, *self.size)
+        where, own = type(self).__name__, (self.frames, *self.size)  # type: ignore[misc]
         given = [mine if n is None else n for mine, n in zip(own, (frames, height, width), strict=True)]
         clip = dict(zip(("frames", "height", "width"), given, strict=True))
         found = {axis: self._along(axis, n) for axis, n in clip.items()}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from minnl import nn
 from models.config import Config
 from models.video_resnet import VideoResNet
 
-C2D = {}
-I3D = {"conv1_frames": 5, "inflate": "3x1x1"}
-I3D333 = {"conv1_frames": 5, "inflate": "3x3x3"}
-NETWORKS = {
+C2D: dict[str, Any] = {}
+I3D: dict[str, Any] = {"conv1_frames": 5, "inflate": "3x1x1"}
+I3D333: dict[str, Any] = {"conv1_frames": 5, "inflate": "3x3x3"}
+NETWORKS: dict[str, dict[str, Any]] = {
     "c2d_r18": C2D | {"depth": 18},
     "c2d_r34": C2D | {"depth": 34},
     "c2d_r50": C2D,
@@ -26,14 +27,14 @@ NETWORKS = {
 NUMBERS = {"r18": (1,), "r34": (5,), "r50": (1, 5, 10), "r101": (1, 5, 10)}
 FAST = {"conv1_stride": 1, "pool1_frames": 1, "pool1_stride": 1}  # the layout of the released 8-frame networks
 LONG = {"norm": "affine", "chunks": {"res3": 4}}  # makes clips of 128 frames fit into memory
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "8x8": (FAST | {"frames": 8}, ("c2d_r50", "nl_c2d_r50_5", "i3d_r50", "nl_i3d_r50_5")),
     "128x1": (LONG | {"frames": 128}, ("c2d_r50", "i3d_r50", "nl_i3d_r50_5", "i3d_r101", "nl_i3d_r101_5")),
     "32x4": (FAST | LONG | {"frames": 32}, ("i3d_r50", "nl_i3d_r50_5")),
 }
 
 
-def presets():
+def presets() -> dict[str, Config]:
     """Name -> Config, composed from the words of a name, such as nl_i3d_r50_5_8x8.
 
     ====================  ======================================================================================
@@ -60,7 +61,7 @@ def presets():
 PRESETS = presets()
 
 
-def preset(name, **changes):
+def preset(name: str, **changes: Any) -> Config:
     """The Config of a preset with some fields changed.
 
     Raises ValueError for a name or a field that does not exist, naming those that do.
@@ -79,7 +80,7 @@ def step(made):
     return max(1, (64 if made.norm == "batch" else 128) // made.frames)
 
 
-def build(name, **changes):
+def build(name: str, **changes: Any) -> VideoResNet:
     """The network of a preset with some fields of its Config changed, freshly initialised."""
     return VideoResNet(preset(name, **changes))
 

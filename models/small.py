@@ -7,8 +7,14 @@ without a block the network can count features but not relate them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from minnl import nn
+from minnl.backend import Array
 from minnl.checks import choice, count, pair
+from minnl.engine import Tensor
+from minnl.ops.attention import Axes, Mode
 from models.blocks import ConvNorm, basic, stage
 
 CHANNELS = {"res2": 32, "res3": 64}
@@ -50,8 +56,10 @@ class Small(nn.Module):
     """
 
     def __init__(
-        self, classes=3, in_channels=1, non_local=None, blocks="res2", subsample="before", scale=True,
-        axes="spacetime", dropout=0.0, residuals=(1, 2), inflate=False,
+        self, classes: int = 3, in_channels: int = 1, non_local: Mode | None = None,
+        blocks: str | dict[str, Sequence[int]] = "res2", subsample: Literal["before", "after"] | None = "before",
+        scale: bool = True, axes: Axes = "spacetime", dropout: float = 0.0, residuals: int | Sequence[int] = (1, 2),
+        inflate: bool = False,
     ):  # fmt: skip
         super().__init__()
         classes, in_channels = count("Small", "classes", classes), count("Small", "in_channels", in_channels)
@@ -79,7 +87,7 @@ class Small(nn.Module):
             pool=nn.GlobalAvgPool3d(), dropout=nn.Dropout(dropout), classify=nn.Linear(64, classes)
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return self.head(self.res3(self.res2(self.pool(self.stem(x)))))
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from minnl import backend, nn
+from minnl.backend import Array
 from minnl.checks import clean
 
 CLASSIFIER = "head.classify."
 
 
-def start(model, state):
+def start(model: nn.Module, state: dict[str, Array]) -> list[str]:
     """Load the state of a trained network into a model that goes on from there.
 
     Kernels are inflated where those of the model have taps along time. Batch norms are folded if the model has affine
@@ -44,7 +45,7 @@ def start(model, state):
     return list(kept)
 
 
-def inflate(state, target):
+def inflate(state: dict[str, Array], target: dict[str, Array]) -> dict[str, Array]:
     """The state of a 2D network as that of a network with the same names whose kernels have taps along time.
 
     .. math:: w^{3D}_{k} = w^{2D} / t, \\qquad k = 0 \\ldots t - 1
@@ -70,7 +71,7 @@ def inflate(state, target):
     return inflated
 
 
-def fold(state, eps=1e-5):
+def fold(state: dict[str, Array], eps: float = 1e-5) -> dict[str, Array]:
     """A state with batch norms as that of the same network with affine layers (norm="affine").
 
     .. math:: \\mathrm{scale} = \\gamma / \\sqrt{v + \\epsilon}, \\qquad \\mathrm{shift} = \\beta - m\\,\\mathrm{scale}
@@ -101,7 +102,7 @@ def fold(state, eps=1e-5):
     return folded
 
 
-def freeze(model, *paths):
+def freeze(model: nn.Module, *paths: str) -> None:
     """Stop learning in modules of a model, named by their paths, batch norms included: see :func:`freeze_norms`."""
     modules = dict(model.named_modules())
     for path in paths:
@@ -115,7 +116,7 @@ def freeze(model, *paths):
             p.requires_grad = False
 
 
-def freeze_norms(model):
+def freeze_norms(model: nn.Module) -> None:
     """Have all batch norms normalise with their running statistics from now on, in every mode, and learn nothing.
 
     Raises ValueError for a norm whose gamma is all 0, as it starts in non-local blocks and at the end of residual

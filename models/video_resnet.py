@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from minnl import functional as F
 from minnl import nn
+from minnl.backend import Array
+from minnl.engine import Tensor
 from models import blocks
-from models.config import BASIC, RESIDUAL_BLOCKS, STAGES
+from models.config import BASIC, RESIDUAL_BLOCKS, STAGES, Config
 
 
 class VideoResNet(nn.Module):
@@ -33,7 +35,7 @@ class VideoResNet(nn.Module):
     config : models.Config
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         self.config = c = config
         self.conv1 = blocks.ConvNorm(
@@ -51,10 +53,10 @@ class VideoResNet(nn.Module):
             pool=nn.GlobalAvgPool3d(), dropout=nn.Dropout(c.dropout), classify=nn.Linear(channels, c.classes)
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return self.head(self.features(x))
 
-    def features(self, x):
+    def features(self, x: Tensor | Array) -> Tensor:
         """The output of res5: (N, T', H', W', channels)."""
         if x.ndim == 5:  # anything else is refused by conv1, which names it
             self.config.sizes(*x.shape[1:4])
@@ -62,7 +64,7 @@ class VideoResNet(nn.Module):
         x = x if self.pool2 is None else self.pool2(x)
         return self.res5(self.res4(self.res3(x)))
 
-    def positions(self, x):
+    def positions(self, x: Tensor | Array) -> Tensor:
         """Logits at every position of the last map, for frames larger than those of training: (N, H', W', classes).
 
         The mean is taken over all frames and over a window as large as the map of a training clip (7 x 7), which slides
@@ -73,11 +75,11 @@ class VideoResNet(nn.Module):
         y = F.avg_pool3d(y, (y.shape[1], min(height, y.shape[2]), min(width, y.shape[3])), stride=1)
         return self.head.classify(self.head.dropout(y.reshape(y.shape[0], *y.shape[2:])))
 
-    def probabilities(self, x):
+    def probabilities(self, x: Tensor | Array) -> Tensor:
         """The mean of the softmax at every position: (N, classes). The published networks are tested this way."""
         return F.softmax(self.positions(x)).mean(axis=(1, 2))
 
-    def describe(self):
+    def describe(self) -> str:
         c = self.config
         return f"depth={c.depth}, inflate={c.inflate}, non_local={c.non_local}, frames={c.frames}, size={c.size}"
 

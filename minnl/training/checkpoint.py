@@ -29,7 +29,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from minnl import backend, kernels
+from minnl import backend, dispatch
 from minnl.checks import quoted
 from minnl.training import schema, tensor_file
 
@@ -154,7 +154,7 @@ def versions():
         "python": platform.python_version(),
         "numpy": np.__version__,
         "machine": platform.machine(),
-        "kernels": kernels.mode(),
+        "kernels": dispatch.mode(),
         "threads": backend.threads(),
     }
 

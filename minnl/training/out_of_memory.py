@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minnl import backend
-from minnl.kernels import memory
 from minnl.study import bill
 
 SPARE = 0.2  # share of the memory for what the bill leaves out: workspace on the CPU, other processes, varying gaps
@@ -47,12 +46,10 @@ def usage(device):
 
 
 def release(device):
-    """Give back what the pools, CuPy's or that of our kernels, keep of arrays that are gone."""
-    if device.kind == "cpu":
-        memory.pool.clear()
-        return
-    with backend.on(device):
-        backend.load_cupy().get_default_memory_pool().free_all_blocks()
+    """Give back what CuPy's pool keeps of arrays that are gone."""
+    if device.kind == "gpu":
+        with backend.on(device):
+            backend.load_cupy().get_default_memory_pool().free_all_blocks()
 
 
 def report(model, optimizer, shape, ahead, then, now):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import safetensors.numpy
 
@@ -43,7 +44,7 @@ LIMITS = {
 NON_LOCAL = ("subsample", "scale", "axes", "chunks")  # mean nothing without non-local blocks
 
 
-def export_file(path, to, format):
+def export_file(path: str | Path, to: str | Path, format: str) -> list[str]:
     """Write the network of a checkpoint with the names and the layout of others.
 
     Parameters

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +25,11 @@ SHOWN = 10  # names in a message
 BORROWED = (("video-nonlocal-net", "slowfast"),)  # SlowFast's first networks were trained in Caffe2
 
 
-def import_file(path, to=None, model=None, source=None, changes=None, classes=None):
+def import_file(
+    path: str | Path, to: str | Path | None = None, model: str | None = None,
+    source: Literal["slowfast"] | None = None, changes: dict[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[VideoResNet, Report]:  # fmt: skip
     """Read a published file, and write it as a checkpoint.
 
     Parameters
