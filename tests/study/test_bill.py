@@ -265,7 +265,7 @@ def test_a_system_that_does_not_tell_its_memory(monkeypatch, capsys):
     assert train.main(["--plan"]) == 0
     out = capsys.readouterr().out
     assert "kept for backward" in out and "largest batch" not in out
-    assert out.endswith("this system does not tell; with --memory GB the bill says how many clips fit\n")
+    assert out.endswith("this system does not report its memory; with --memory GB the bill says how many clips fit\n")
     assert train.main(["--plan", "--memory", "2"]) == 0
     assert "largest batch for 2.0 GB" in capsys.readouterr().out
 
