@@ -31,7 +31,7 @@ setup(
         # that are not UTF-8.
         "video": ["av>=17.1,<19"],
         # ruff and mypy are held to one minor version: another one may format, or judge, differently.
-        "test": ["pytest>=8", "hypothesis>=6.100", "av>=17.1,<19", "ruff~=0.17.0", "mypy~=2.4.1"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "av>=17.1,<19", "ruff~=0.17.0", "mypy~=2.4.0"],
         "parity": ["torch==2.13.0"],
         # The pages are Markdown and their pictures are drawn by matplotlib, which is required anyway.
         "docs": [],

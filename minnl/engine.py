@@ -263,7 +263,7 @@ class Op:
             out.requires_grad, out.op = True, self
         return out
 
-    def gradients(self, gy):
+    def gradients(self, gy: Array) -> list[Array | None]:
         """Backward, with every gradient checked against the input it belongs to."""
         if self.sources is None:
             raise RuntimeError(
@@ -280,7 +280,7 @@ class Op:
             debugging.after_backward(self, gy, grads)
         return grads
 
-    def release(self):
+    def release(self) -> None:
         """Drop the way back and everything kept for it."""
         self.sources = None
         for key in self.keeps:

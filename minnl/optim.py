@@ -57,7 +57,7 @@ class Optimizer:
     initial_lr: float
     weight_decay: float
     steps: int
-    kept: dict[str, list[Array | None]]
+    kept: dict[str, list[Any]]
     update: Callable[..., None]  # of a parameter and its arrays, in place: what a subclass writes
 
     def __init__(self, params: Params, **options: Any):
@@ -120,13 +120,13 @@ class Optimizer:
             kernel = dispatch.kernel_of(self, updates, backend.device_of(updates[0].w).kind) or type(self)
             kernel.apply(self, updates)
 
-    def apply(self, updates):
+    def apply(self, updates: list[Update]) -> None:
         """Update every parameter of a step, given as a list of :class:`Update`."""
         for w, gw, kept, options in updates:
             with backend.on(backend.device_of(w)):
                 self.update(w, gw, *kept, **options)
 
-    def check_parameters(self, chosen):
+    def check_parameters(self, chosen: list[int]) -> None:
         """Refuse parameters, given by their places, that cannot be updated in place, each by itself."""
         for i in chosen:
             p, where = self.params[i], f"{type(self).__name__}: parameter {i}"
@@ -143,7 +143,7 @@ class Optimizer:
                 "assigning one Parameter to both modules"
             )
 
-    def array(self, slot, i):
+    def array(self, slot: str, i: int) -> Array:
         """The kept array of parameter i: zeros when first asked for, and moved and converted along with it."""
         row, w = self.kept.setdefault(slot, [None] * len(self.params)), self.params[i].data
         home, kept = backend.device_of(w), row[i]
@@ -218,13 +218,16 @@ class SGD(Optimizer):
         """The velocity, of all parameters if one has momentum."""
         return ("velocity",) if self.momentum or any(group.get("momentum") for group in self.groups) else ()
 
-    def check(self, options):
+    def check(self, options: dict[str, Any]) -> dict[str, Any]:
         options = super().check(options) | {"momentum": number("SGD", "momentum", options["momentum"], 0, 1)}
         if choice("SGD", "nesterov", options["nesterov"], (True, False)) and not options["momentum"]:
             raise ValueError("SGD: nesterov needs a momentum above 0")
         return options
 
-    def update(self, w, gw, v=None, *, lr, momentum, nesterov, weight_decay, step):
+    def update(
+        self, w: Array, gw: Array, v: Array | None = None, *, lr: float, momentum: float, nesterov: bool,
+        weight_decay: float, step: int,
+    ) -> None:  # fmt: skip
         d = gw + weight_decay * w if weight_decay else gw
         if v is not None:
             v *= momentum
@@ -253,7 +256,7 @@ class AdamW(Optimizer):
     ):  # fmt: skip
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def check(self, options):
+    def check(self, options: dict[str, Any]) -> dict[str, Any]:
         betas = options["betas"]
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise TypeError(f"AdamW: betas must be two numbers, got {betas!r}")
@@ -262,7 +265,10 @@ class AdamW(Optimizer):
             raise ValueError(f"AdamW: betas must be below 1, got {betas}")
         return super().check(options) | {"betas": betas, "eps": number("AdamW", "eps", options["eps"], 0)}
 
-    def update(self, w, gw, m, v, *, lr, betas, eps, weight_decay, step):
+    def update(
+        self, w: Array, gw: Array, m: Array, v: Array, *, lr: float, betas: tuple[float, float], eps: float,
+        weight_decay: float, step: int,
+    ) -> None:  # fmt: skip
         xp, (b1, b2) = backend.namespace("AdamW", w, gw), betas
         m *= b1
         m += (1 - b1) * gw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from minnl import nn
 from minnl.checks import choice, count, number, pair, quoted
@@ -83,7 +83,7 @@ class Config:
     dropout: float = 0.5
     norm: Literal["batch", "affine"] = "batch"
     frames: int = 32
-    size: int | tuple[int, int] = 224
+    size: Any = 224  # an int or two; in a Config always two
     conv1_frames: int = 1
     conv1_stride: int = 2
     pool1_frames: int = 2
@@ -186,7 +186,7 @@ class Config:
     @property
     def clip(self) -> tuple[int, int, int, int]:
         """(T, H, W, C) of the clips that the network is made for."""
-        return (self.frames, *self.size, self.in_channels)  # type: ignore[misc]
+        return (self.frames, *self.size, self.in_channels)
 
     def inflated_blocks(self, stage: str) -> tuple[int, ...]:
         """Indices of the inflated residual blocks of a stage."""
@@ -213,7 +213,7 @@ class Config:
         Raises ValueError if the clip does not fit; the message names the layer that it is too small for, and what would
         do.
         """
-        where, own = type(self).__name__, (self.frames, *self.size)  # type: ignore[misc]
+        where, own = type(self).__name__, (self.frames, *self.size)
         given = [mine if n is None else n for mine, n in zip(own, (frames, height, width), strict=True)]
         clip = dict(zip(("frames", "height", "width"), given, strict=True))
         found = {axis: self._along(axis, n) for axis, n in clip.items()}

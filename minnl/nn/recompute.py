@@ -57,7 +57,9 @@ class Recompute(Module):
         tables = {table: module.__dict__[table] for table in TABLES}
         self.__dict__.update(tables, module=module)  # not as a part, which would lengthen every name
 
-    training = property(lambda self: self.module.training)
+    @property  # type: ignore[misc]
+    def training(self) -> bool:
+        return self.module.training
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)

@@ -14,6 +14,7 @@ from minnl.checks import clean
 from minnl.nn import init
 from minnl.training import checkpoint
 from models import stored
+from models.config import Config
 from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
@@ -178,7 +179,9 @@ def classes_of(made, classes):
     return list(classes)
 
 
-def described(made, classes=None, shown=sources.INPUT["video-nonlocal-net"]):
+def described(
+    made: Config, classes: Sequence[str] | None = None, shown: Any = sources.INPUT["video-nonlocal-net"]
+) -> dict[str, Any]:
     """What train.py must know to run the network, as plain values.
 
     Parameters
