@@ -38,15 +38,7 @@ from models.run_config import build, instantiation, published
 
 RUNTIME = ("device", "workers", "threads", "save_every")  # options that may differ when a run is resumed
 OF_A_CALL = ("max_steps", "plan", "memory", "debug")  # options of a single call, which may differ too
-NOT_KEPT = (
-    "resume",
-    "evaluate",
-    "predict",
-    "checkpoint",
-    "views",
-    "scores",
-    "given",
-)  # not stored by a run
+NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores", "given")  # options that no run stores
 
 
 def main(argv=None):

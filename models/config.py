@@ -201,8 +201,9 @@ class Config:
         """Indices of the residual blocks of a stage that a non-local block follows."""
         if self.non_local is None:
             return ()
-        blocks = self.blocks if isinstance(self.blocks, dict) else PUBLISHED_BLOCKS[self.depth][self.blocks]
-        return tuple(blocks.get(stage, ()))
+        if isinstance(self.blocks, dict):
+            return tuple(self.blocks.get(stage, ()))
+        return PUBLISHED_BLOCKS[self.depth][self.blocks].get(stage, ())  # type: ignore[index]
 
     def sizes(
         self, frames: int | None = None, height: int | None = None, width: int | None = None
