@@ -1,7 +1,5 @@
 """What the shapes of a network's arrays show of it: everything that decides how large it is."""
 
-from __future__ import annotations
-
 import re
 
 from models.config import BASIC, RESIDUAL_BLOCKS, STAGES

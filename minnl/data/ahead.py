@@ -6,8 +6,6 @@ Nothing is asked of the loader before the step that comes before has been launch
 checkpoint holds, is never ahead of what was trained.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
