@@ -1,4 +1,4 @@
-"""What video networks are built from: convolution + norm, residual blocks, stages with non-local blocks in them."""
+"""Building blocks of video networks: convolution + norm, residual blocks, stages with non-local blocks."""
 
 from __future__ import annotations
 

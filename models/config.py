@@ -1,4 +1,4 @@
-"""Every option of a video ResNet in one place, checked: models/video_resnet.py builds what stands here."""
+"""Every option of a video ResNet, checked here and built by models/video_resnet.py."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Config:
     dropout : float
         Before the classifier.
     norm : "batch" or "affine"
-        "affine" for long clips: scale and shift that do not learn (what trained batch norms fold into), and
+        "affine" for long clips: scale and shift that do not learn (trained batch norms are folded into them), and
         non-local blocks without norm.
     frames : int
     size : int or (height, width)
-        The clip that it is made for. Others do if they fit: see :meth:`sizes`.
+        The clip that the network is made for. Other clips are accepted if they fit: see :meth:`sizes`.
     conv1_frames, conv1_stride : int
         Taps and stride along time of conv1, which is 7 x 7 with stride 2 in space: 1 tap in C2D, 5 in I3D.
     pool1_frames, pool1_stride, pool1_padding : int
@@ -57,10 +57,10 @@ class Config:
     pool2_frames : int
         Frames that pool2, behind res2, takes the maximum of; 1 for no pool2.
     inflate : None, "3x1x1" or "3x3x3"
-        None for C2D. For I3D which convolution of a block gets three taps along time: the first of a bottleneck, or the
-        3 x 3 one (of a basic block the first of its two).
+        None for C2D. For I3D the convolution of a block that gets three taps along time: "3x1x1" the first of a
+        bottleneck, "3x3x3" the 3 x 3 one (the first of the two in a basic block).
     inflated : dict of stage to indices of residual blocks, or None
-        Where. None: as released, all of res2, then every other block.
+        The inflated residual blocks. None: as released, all of res2, then every other block.
     non_local : None, "gaussian", "embedded", "dot" or "concat"
     blocks : 1, 5, 10, a stage, or dict of stage to indices of residual blocks
         The non-local blocks. 1, 5 or 10: so many, where the paper has them. "res3": one, right before the last residual
@@ -68,12 +68,12 @@ class Config:
     subsample, scale, axes
         Of nn.NonLocalBlock.
     chunks : dict of stage to a number of frames
-        In these stages a position sees only frames of its own chunk: {"res3": 4} for long clips.
+        In these stages the non-local blocks work within chunks of so many frames: {"res3": 4} for long clips.
 
     Raises
     ------
     ValueError, TypeError
-        Naming the field, what came and what would do.
+        The message names the field, what came and what would do.
     """
 
     depth: int = 50
@@ -185,11 +185,11 @@ class Config:
 
     @property
     def clip(self) -> tuple[int, int, int, int]:
-        """(T, H, W, C) of the clips that it is made for."""
+        """(T, H, W, C) of the clips that the network is made for."""
         return (self.frames, *self.size, self.in_channels)
 
     def inflated_blocks(self, stage: str) -> tuple[int, ...]:
-        """Indices of the residual blocks of a stage that look along time."""
+        """Indices of the inflated residual blocks of a stage."""
         if self.inflate is None:
             return ()
         if self.inflated is not None:
@@ -207,9 +207,10 @@ class Config:
     def sizes(
         self, frames: int | None = None, height: int | None = None, width: int | None = None
     ) -> dict[str, tuple[int, int, int]]:
-        """(T, H, W) behind each layer, for the clip that it is made for, or for another one.
+        """(T, H, W) behind each layer, for the clip that the network is made for, or for another one.
 
-        Raises ValueError if the clip does not fit, naming the layer that it is too small for and what would do.
+        Raises ValueError if the clip does not fit; the message names the layer that it is too small for, and what would
+        do.
         """
         where, own = type(self).__name__, (self.frames, *self.size)
         given = [mine if n is None else n for mine, n in zip(own, (frames, height, width), strict=True)]
@@ -231,7 +232,7 @@ class Config:
         return {layer: tuple(lengths[layer] for lengths in found.values()) for layer in found["frames"]}
 
     def _along(self, axis, n):
-        """Length along an axis behind each layer, and what non-local blocks keep of it; below 1 where it is short."""
+        """Length along an axis behind each layer, and of the keys of non-local blocks; below 1 for a clip too short."""
         time, lengths = axis == "frames", {}
         for layer, taps, stride, padding in self._windows(time):
             n = (n + 2 * padding - taps) // stride + 1 if n > 0 else 0
@@ -241,7 +242,7 @@ class Config:
         return lengths
 
     def _least(self, axis):
-        """The shortest clip along an axis that leaves something behind each layer: from the last layer to the first."""
+        """The shortest clip along an axis whose length stays 1 or more; computed from the last layer to the first."""
         time, n = axis == "frames", 1
         for layer, taps, stride, padding in reversed([*self._windows(time)]):
             if not time and self.subsample and self.non_local_blocks(layer):
@@ -250,7 +251,7 @@ class Config:
         return n
 
     def _windows(self, time):
-        """(layer, taps, stride, padding) of what changes the length of time, or that of space."""
+        """(layer, taps, stride, padding) of the layers that change the length of time, or of space."""
         if time:
             taps = self.conv1_frames
             yield "conv1", taps, self.conv1_stride, taps // 2

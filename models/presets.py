@@ -1,4 +1,4 @@
-"""The published networks by name, and the list of them that ``python -m minnl models`` prints."""
+"""The published networks by name, and the list that ``python -m minnl models`` prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 NUMBERS = {"r18": (1,), "r34": (5,), "r50": (1, 5, 10), "r101": (1, 5, 10)}
 FAST = {"conv1_stride": 1, "pool1_frames": 1, "pool1_stride": 1}  # the layout of the released 8-frame networks
-LONG = {"norm": "affine", "chunks": {"res3": 4}}  # what makes clips of 128 frames fit
+LONG = {"norm": "affine", "chunks": {"res3": 4}}  # makes clips of 128 frames fit into memory
 LAYOUTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "8x8": (FAST | {"frames": 8}, ("c2d_r50", "nl_c2d_r50_5", "i3d_r50", "nl_i3d_r50_5")),
     "128x1": (LONG | {"frames": 128}, ("c2d_r50", "i3d_r50", "nl_i3d_r50_5", "i3d_r101", "nl_i3d_r101_5")),
@@ -35,10 +35,10 @@ LAYOUTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 def presets() -> dict[str, Config]:
-    """Name -> Config, put together from the parts of a name, such as nl_i3d_r50_5_8x8.
+    """Name -> Config, composed from the words of a name, such as nl_i3d_r50_5_8x8.
 
     ====================  ======================================================================================
-    part                  meaning
+    word                  meaning
     ====================  ======================================================================================
     nl … 1, 5 or 10       with so many non-local blocks, embedded Gaussian
     c2d, i3d, i3d333      no taps along time in residual blocks; 3 x 1 x 1; 3 x 3 x 3
@@ -76,7 +76,7 @@ def preset(name: str, **changes: Any) -> Config:
 
 
 def step(made):
-    """Frames from one of a clip to the next, where nothing else tells: 32x2, 8x8, 16x4, 4x16; 128x1, 32x4."""
+    """The step between the frames of a clip that goes with their number: 32x2, 8x8, 16x4, 4x16; 128x1, 32x4."""
     return max(1, (64 if made.norm == "batch" else 128) // made.frames)
 
 
@@ -86,7 +86,7 @@ def build(name: str, **changes: Any) -> VideoResNet:
 
 
 def bill_of(made):
-    """The bill of a Config for one clip, from shapes alone, and the number of its parameters, affine ones included."""
+    """The bill of a Config for one clip, from shapes alone, and its number of parameters, affine layers included."""
     from minnl.study import bill
 
     with nn.init.skipped():
@@ -95,7 +95,7 @@ def bill_of(made):
 
 
 def table():
-    """Lines that list the presets with what they take."""
+    """Lines that list the presets with clip, parameters and multiply-adds."""
     lines = [f"{'name':<20} {'clip':<11} {'parameters':>11} {'multiply-adds':>14}"]
     for name, made in PRESETS.items():
         plan, parameters = bill_of(made)

@@ -1,12 +1,12 @@
-"""What the shapes of a network's arrays show of it: everything that decides how large it is."""
+"""The fields of Config that the shapes of a network's arrays show: all that decide how large it is."""
 
 import re
 
 from models.config import BASIC, RESIDUAL_BLOCKS, STAGES
 
 
-def seen(where, shapes):
-    """What the shapes of arrays show, under our names and in our layout: a dict of fields of Config.
+def shown_fields(where, shapes):
+    """The fields of Config that the shapes of arrays, under our names and in our layout, show.
 
     ``non_local`` is a tuple of the instantiations that have such arrays, or None without blocks.
 
@@ -41,9 +41,9 @@ def seen(where, shapes):
     }
 
 
-def indices(shapes, stage, part):
+def indices(shapes, stage, block):
     """Numbers of the residual ("res") or non-local blocks of a stage."""
-    found = (re.match(rf"{stage}\.{part}(\d+)\.", name) for name in shapes)
+    found = (re.match(rf"{stage}\.{block}(\d+)\.", name) for name in shapes)
     return sorted({int(match[1]) for match in found if match})
 
 
@@ -64,11 +64,11 @@ def inflation(where, shapes):
 
 def instantiations(shapes):
     """The instantiations that have such arrays: with the same ones dot product and embedded Gaussian differ."""
-    parts = {match[1] for name in shapes if (match := re.search(r"\.nonlocal\d+\.(\w+)", name))}
-    if not parts:
+    layers = {match[1] for name in shapes if (match := re.search(r"\.nonlocal\d+\.(\w+)", name))}
+    if not layers:
         return None
-    if "w_f" in parts:
+    if "w_f" in layers:
         return ("concat",)
-    if "theta" in parts or "phi" in parts:
+    if "theta" in layers or "phi" in layers:
         return ("embedded", "dot")
     return ("gaussian",)

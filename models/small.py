@@ -1,8 +1,8 @@
 """The default network: a small residual video network, with and without a non-local block.
 
-A stem, stages of residual blocks, global average pooling and one linear layer: C2D and I3D in little. Nothing but a
-non-local block brings together what lies far apart: convolutions see their neighbourhood, and the head is linear in
-what they saw, so without one the network can count features but not relate them.
+A stem, stages of residual blocks, global average pooling and one linear layer: a small C2D or I3D. Only a non-local
+block relates distant positions: a convolution covers its neighbourhood, and the head is linear in the features, so
+without a block the network can count features but not relate them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Small(nn.Module):
     head    mean over all positions, linear                  classes
     ======  ===============================================  ============================
 
-    Only the stem looks along time.
+    Only the stem has taps along time.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ class Small(nn.Module):
     residuals : (int, int)
         Residual blocks of res2 and of res3.
     inflate : bool
-        I3D in little: three taps along time in the first convolution of every residual block of res2 and every other
-        one of res3.
+        As I3D: three taps along time in the first convolution of every residual block of res2 and of every other one
+        of res3.
     """
 
     def __init__(

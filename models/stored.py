@@ -1,6 +1,6 @@
-"""What a checkpoint says of its network and of its run, checked before anything is built from it.
+"""The configuration in a checkpoint, checked before anything is built from it.
 
-Older checkpoints said in other words where non-local blocks are. They are read as what they mean: :func:`current`.
+Older checkpoints have other names for where non-local blocks are: :func:`current` translates them.
 
 Forged numbers cannot make the reader take much time or memory: each is within a range, and those that decide how large
 the network is must be those of the arrays, which are in the file.
@@ -11,7 +11,7 @@ from minnl.training import checkpoint, recipes
 from minnl.training.schema import check, choice, either, listed, maybe, real, record, table, text, whole
 from models.config import RESIDUAL_BLOCKS, STAGES, Config
 from models.presets import PRESETS
-from models.shapes import seen
+from models.shapes import shown_fields
 
 SMALL, LONG = whole(1, 1000), whole(1, 100_000)
 FLAG = choice(True, False)
@@ -50,19 +50,19 @@ OTHERS = {
 }  # fmt: skip
 CONFIG = record(NEEDED | OTHERS, optional=OTHERS)
 SHARED = {key: (NEEDED | OTHERS)[key] for key in ("mean", "deviation", "stride", "rgb")}
-INPUT = record(SHARED, optional=SHARED)  # of weights that may be no run's
-SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames")  # of FIELDS, what arrays show
+INPUT = record(SHARED, optional=SHARED)  # of imported weights
+SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames")  # the FIELDS that arrays show
 
 
 def configuration(path, arrays, meta):
-    """The configuration of a run or of imported weights, complete: what recipes came to say later is filled in.
+    """The complete configuration of a run or of imported weights; options that came later have their old meaning.
 
-    Raises ValueError, naming the file, the place in it, what came and what would do.
+    Raises ValueError that names the file, the place in it, what came and what would do.
     """
     config = meta.get("config")
     if not isinstance(config, dict) or "classes" not in config:
         raise ValueError(f"{path}: a checkpoint, but not one of train.py: it does not say which network it holds")
-    before = recipes.RECIPES["adamw"] | {"recipe": "adamw", "drop_last": False}  # there were such options
+    before = recipes.RECIPES["adamw"] | {"recipe": "adamw", "drop_last": False}  # where these options are missing
     config = current(path, before | config)
     check(f"{path}: config", config, CONFIG)
     if "network" in config:
@@ -115,7 +115,7 @@ def network(path, found, shapes):
         made = Config(**found)
     except ValueError as error:
         raise ValueError(f"{path}: its network cannot be built: {error}") from None
-    shown = seen(path, shapes)
+    shown = shown_fields(path, shapes)
     for name in SHOWN:
         if getattr(made, name) != shown[name]:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""C2D and I3D: a ResNet over video, of any depth, with non-local blocks where one wants them. See docs/models.md."""
+"""C2D and I3D: a ResNet over video, of several depths, with non-local blocks anywhere. See docs/models.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class VideoResNet(nn.Module):
     head    mean over all positions, dropout, linear     1 x 1 x 1               2048, classes
     ======  ===========================================  ======================  ======================
 
-    A non-local block stands behind the residual block whose number it has: res4.nonlocal4 behind res4.res4.
+    A non-local block has the number of the residual block that it follows: res4.nonlocal4 follows res4.res4.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class VideoResNet(nn.Module):
         return self.head(self.features(x))
 
     def features(self, x: Tensor | Array) -> Tensor:
-        """What res5 makes of x: (N, T', H', W', channels)."""
+        """The output of res5: (N, T', H', W', channels)."""
         if x.ndim == 5:  # anything else is refused by conv1, which names it
             self.config.sizes(*x.shape[1:4])
         x = self.res2(self.pool1(self.conv1(x)))
@@ -67,8 +67,8 @@ class VideoResNet(nn.Module):
     def positions(self, x: Tensor | Array) -> Tensor:
         """Logits at every position of the last map, for frames larger than those of training: (N, H', W', classes).
 
-        The mean is taken over all frames and a window as large as the whole map of a training clip (7 x 7), which
-        slides in steps of 1: 2 x 2 positions for 256 x 256. Where the map is smaller, so is the window.
+        The mean is taken over all frames and over a window as large as the map of a training clip (7 x 7), which slides
+        in steps of 1: 2 x 2 positions for 256 x 256. If the map is smaller, so is the window.
         """
         y = self.features(x)
         _, height, width = self.config.sizes()["res5"]
@@ -76,7 +76,7 @@ class VideoResNet(nn.Module):
         return self.head.classify(self.head.dropout(y.reshape(y.shape[0], *y.shape[2:])))
 
     def probabilities(self, x: Tensor | Array) -> Tensor:
-        """Softmax at every position, then their mean: (N, classes). This is how the published networks are tested."""
+        """The mean of the softmax at every position: (N, classes). The published networks are tested this way."""
         return F.softmax(self.positions(x)).mean(axis=(1, 2))
 
     def describe(self) -> str:

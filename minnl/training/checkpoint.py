@@ -1,12 +1,12 @@
-"""Checkpoint files: arrays and plain values, written whole or not at all, read as they were written or not at all.
+"""Checkpoint files: arrays and plain values. A file is written whole or not at all, and read as written or refused.
 
 A checkpoint is a safetensors file (no pickle, nothing in it is ever executed): the arrays are its tensors, and its
-header holds the format's version, the other values as JSON, and a SHA-256. The checksum is that of the whole file
-with 64 zeros in its own place, so one flipped byte anywhere, padding and header included, is found.
+header holds the format's version, the other values as JSON, and a SHA-256. The checksum is computed over the whole
+file with 64 zeros in place of its own digits, so a single flipped byte is found anywhere, header and padding included.
 
-A save goes to a temporary name beside the file, reaches the disk, and is then renamed over it. Whatever stops it (a
-full disk, a signal, a power cut), the name holds either the old checkpoint or the new one. A name that is a symlink is
-followed: the file it points to is replaced.
+A save writes a temporary file beside the target, syncs it to the disk, and renames it over the target. Whatever stops
+the save (a full disk, a signal, a power cut), the target is either the old checkpoint or the new one. A symlink is
+followed: the file that it points to is replaced.
 
 What belongs into a checkpoint of a run is decided in state.py.
 """
@@ -37,10 +37,10 @@ VERSION = "1"
 CHECKSUM = b'"sha256":"'  # cannot occur a second time in the header: quotes inside JSON strings are escaped
 BLANK = b"0" * 64
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
-STALE = 3600  # seconds without a write, after which a temporary is taken for the rest of a killed run
+STALE = 3600  # seconds without a write after which a temporary file counts as left by a killed run
 PLAIN = (bool, int, float, str, type(None))
 INTEGERS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
-DTYPES = {np.dtype(kind) for kind in (np.bool, *INTEGERS, np.float16, np.float32, np.float64, np.complex64)}
+DTYPES = {np.dtype(scalar) for scalar in (np.bool, *INTEGERS, np.float16, np.float32, np.float64, np.complex64)}
 
 
 class CheckpointError(ValueError):
@@ -53,15 +53,16 @@ def save(path, arrays, meta):
     Parameters
     ----------
     path : str or Path
-        By custom ``*.safetensors``. Its folder must exist.
+        Usually ``*.safetensors``. The folder must exist.
     arrays : dict of str -> ndarray (NumPy or CuPy) of any shape; bool, integers, float16/32/64 or complex64
-    meta : dict of what JSON gives back as it was: dict with str keys, list, str, int of any size, float (NaN and
-        infinities too), bool, None
+    meta : dict
+        Values that JSON gives back unaltered: dict with str keys, list, str, int of any size, float (NaN and infinities
+        too), bool, None.
 
     Raises
     ------
     TypeError
-        For an array or a value that would not come back as it was, naming its place.
+        For an array or a value that would not come back unaltered; the message says where it is.
     CheckpointError
         If the file cannot be written. What was at `path` before is still there, unless the message says otherwise.
     """
@@ -80,12 +81,12 @@ def save(path, arrays, meta):
             "could not be read again; keep large things in arrays"
         )
     start = _checksum_place(raw)
-    pieces = raw[:start], _checksum(raw, start), raw[start + len(BLANK) :]
-    write(path, pieces)
+    chunks = raw[:start], _checksum(raw, start), raw[start + len(BLANK) :]
+    write(path, chunks)
 
 
-def write(path, pieces):
-    """Write a file of `pieces` (bytes) in place of what is at `path`, if anything, all of it or nothing.
+def write(path, chunks):
+    """Write a file of `chunks` (bytes) in place of what is at `path`, if anything, all of it or nothing.
 
     Raises CheckpointError as :func:`save` does.
     """
@@ -94,17 +95,17 @@ def write(path, pieces):
         raise CheckpointError(f"{path}: not saved: it is a folder, name a file in it")
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path}: not saved: it is a device or a pipe, which a file would replace")
-    place = Path(os.path.realpath(path))  # a rename onto a symlink would replace the link
+    target = Path(os.path.realpath(path))  # a rename onto a symlink would replace the link
     try:
-        _write_temporary(place, pieces)
+        _write_temporary(target, chunks)
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{path}: not saved, what was there before is untouched: {reason}") from error
     try:
-        sync_folder(place.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise CheckpointError(f"{path}: saved, but a power cut may undo it: {error.strerror or error}") from error
-    remove_temporaries(place.parent, place.name, STALE)
+    remove_temporaries(target.parent, target.name, STALE)
 
 
 def read(path, wanted, refuse=ValueError):
@@ -148,7 +149,7 @@ def load(path):
 
 
 def versions():
-    """What made a checkpoint: for the reader, and for whoever wonders why two runs differ."""
+    """The versions that made a checkpoint: they may explain why two runs differ."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -165,7 +166,7 @@ def under(arrays, prefix):
 
 @contextlib.contextmanager
 def naming(path):
-    """Context in which an error of the system names the file: that of a full disk, at a write or a close, does not."""
+    """Context in which every OSError names the file; that of a full disk, at a write or a close, has no name."""
     try:
         yield
     except OSError as error:
@@ -175,9 +176,9 @@ def naming(path):
 
 
 def check_plain(where, name, value, finite=False):
-    """Refuse a value that JSON would not give back as it was, naming its place in `name` and the function `where`.
+    """Refuse a value that JSON would not give back unaltered; the message names its place and the caller, `where`.
 
-    With `finite` also NaN and infinities: Python reads them back, but they are not JSON, and others cannot.
+    `finite` refuses NaN and infinities too: Python reads them back, but they are not JSON, and other programs cannot.
     """
     if type(value) is dict:
         for key, inner in _str_keys(where, name, value).items():
@@ -195,9 +196,9 @@ def check_plain(where, name, value, finite=False):
 
 
 def remove_temporaries(folder, name=None, age=-math.inf):
-    """Remove what killed saves left of a file `name` (by default of any) in a folder, if older than `age` seconds.
+    """Remove what killed saves left in a folder: temporary files of `name`, or all, if older than `age` seconds.
 
-    Young ones may belong to a save that is under way, unless nobody else can be saving there.
+    A younger file may belong to a save in progress, unless no other process can be saving there.
     """
     for entry in Path(folder).iterdir():
         found = TEMPORARY.fullmatch(entry.name)
@@ -228,7 +229,7 @@ def _saved_array(name, array):
 
 
 def _header(path, raw):
-    """The header's metadata, if it is a checkpoint of this version; whether it is whole is not known yet."""
+    """The header's metadata, if the file is a checkpoint of this version. The checksum is not compared here."""
     _, metadata = tensor_file.header(path, raw, CheckpointError)
     if "minnl_checkpoint" not in metadata:
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of minnl, or an altered one")
@@ -242,7 +243,7 @@ def _header(path, raw):
 
 
 def _checksum_place(raw):
-    """Where the 64 digits of the checksum begin; at the end, where no digits are, if the header names none."""
+    """Where the 64 digits of the checksum begin; the end of the file if the header has no checksum."""
     place = bytes(raw[: 8 + int.from_bytes(raw[:8], "little")]).find(CHECKSUM)
     return len(raw) if place < 0 else place + len(CHECKSUM)
 
@@ -256,13 +257,13 @@ def _checksum(raw, start):
     return digest.hexdigest().encode()
 
 
-def _write_temporary(path, pieces):
-    # A name of its own for every save: two at once each write their own file, and the last rename wins.
+def _write_temporary(path, chunks):
+    # Every save has a temporary file of its own: of two saves at once the last rename wins.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -273,7 +274,7 @@ def _write_temporary(path, pieces):
 
 
 def sync_folder(folder):
-    """Bring the rename itself to the disk; only POSIX knows how, and not every file system."""
+    """Sync a folder, so that a rename in it reaches the disk. Only POSIX can, and not on every file system."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The command line of train.py: which options there are, and what they are where they are not given."""
+"""The command line of train.py: its options and their defaults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from minnl import backend, checks, nn
 from minnl.training import recipes
 
-# What an option is where neither the command line nor a recipe nor a network says it.
+# Defaults that follow neither from the recipe nor from the network.
 DEFAULTS = {
     "model": "small", "data": None, "clips": 2048, "frames": 16, "stride": 2, "size": None, "resize": "squash",
     "short_side": None, "rgb": False, "on_error": "skip", "recipe": "adamw", "label_smoothing": 0.0, "drop_last": False,
@@ -15,7 +15,7 @@ DEFAULTS = {
     "start": None, "evaluate": None, "predict": None, "checkpoint": None, "views": None, "scores": None, "plan": False,
     "memory": None, "debug": False,
 }  # fmt: skip
-# The options that a command reads.
+# The options that a command reads, beside ALWAYS. Training reads all others.
 READ = {
     "evaluate": {"evaluate", "data", "views", "scores", "memory", "batch_size", "on_error"},
     "predict": {"predict", "checkpoint", "views", "memory", "batch_size"},
@@ -25,15 +25,15 @@ OF_VIDEOS = {"stride", "resize", "short_side", "rgb"}
 
 
 def parser(networks, description):
-    """The parser; what is not given it leaves out."""
+    """The parser. Options that are not given are left out of its result."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )  # fmt: skip
-    told, adamw = DEFAULTS, recipes.RECIPES["adamw"]
+    default, adamw = DEFAULTS, recipes.RECIPES["adamw"]
     add = made.add_argument_group("network").add_argument
-    add("--model", choices=sorted(networks), metavar="NAME", help=f"default: {told['model']}; python -m minnl models "
-        "lists them")  # fmt: skip
+    listing = f"default: {default['model']}; python -m minnl models lists them"
+    add("--model", choices=sorted(networks), metavar="NAME", help=listing)
     add("--non-local", choices=("none", *nn.MODES), help="small: embedded; else as the name says")
     add("--blocks", type=_blocks, metavar="N|STAGE", help="non-local blocks: 1, 5 or 10 as published, or one in a "
         "stage such as res3 (small: res2; else as the name says)")  # fmt: skip
@@ -42,16 +42,16 @@ def parser(networks, description):
     add("--dropout", type=float, metavar="P", help="before the classifier")
     add = made.add_argument_group("data").add_argument
     add("--data", metavar="PATH", help="folder or CSV of videos, or arrays; the built-in task without it")
-    add("--clips", type=int, help=f"built-in task: training clips an epoch (default: {told['clips']})")
-    add("--frames", type=int, help=f"frames in a clip (small: {told['frames']}; else as the network wants)")
+    add("--clips", type=int, help=f"built-in task: training clips an epoch (default: {default['clips']})")
+    add("--frames", type=int, help=f"frames in a clip (small: {default['frames']}; else as the network wants)")
     add("--stride", type=_stride, help='videos: step between frames, or "whole": spread over the video')
     add("--size", type=int, nargs="+", metavar=("H", "W"), help="built-in task: 24; videos: 64 96, published: 224")
-    add("--resize", choices=("squash", "crop"), help=f"videos (small: {told['resize']}; published: crop)")
+    add("--resize", choices=("squash", "crop"), help=f"videos (small: {default['resize']}; published: crop)")
     add("--short-side", type=int, nargs=2, metavar=("LOW", "HIGH"), help="videos: scale frames to this before a crop")
     add("--rgb", action=argparse.BooleanOptionalAction, help="videos: the frames themselves, or their differences")
     add("--on-error", choices=("skip", "error"), help="what to do about a broken video")
     add = made.add_argument_group("recipe").add_argument
-    add("--recipe", choices=tuple(recipes.RECIPES), help=f"defaults of these (default: {told['recipe']})")
+    add("--recipe", choices=tuple(recipes.RECIPES), help=f"defaults of these (default: {default['recipe']})")
     add("--epochs", type=int, help=f"adamw: {adamw['epochs']}")
     add("--batch-size", type=int, help=f"clips that go through the network together (adamw: {adamw['batch_size']})")
     add("--accumulate", type=int, metavar="N", help=f"batches that make one step (adamw: {adamw['accumulate']})")
@@ -62,13 +62,13 @@ def parser(networks, description):
     add("--precise", type=int, metavar="N", help="batches for precise batch norm before an evaluation")
     add("--label-smoothing", type=float)
     add("--drop-last", action="store_true", help="leave out a last batch that is not full")
-    add("--seed", type=int, help=f"of weights, order, crops and the built-in clips (default: {told['seed']})")
+    add("--seed", type=int, help=f"of weights, order, crops and the built-in clips (default: {default['seed']})")
     add = made.add_argument_group("run").add_argument
     add("--name", help="folder under runs/ (default: from the model and the seed)")
     add("--device", help='"cpu", "gpu" or "gpu:N"')
-    add("--workers", type=int, metavar="N", help=f"threads that prepare clips (default: {told['workers']})")
+    add("--workers", type=int, metavar="N", help=f"threads that prepare clips (default: {default['workers']})")
     add("--threads", type=int, metavar="N", help="threads that compute (default: all)")
-    add("--save-every", type=float, metavar="MINUTES", help=f"between checkpoints (default: {told['save_every']})")
+    add("--save-every", type=float, metavar="MINUTES", help=f"between checkpoints (default: {default['save_every']})")
     add("--max-steps", type=int, metavar="N", help="stop after step N; --resume goes on")
     add("--resume", metavar="RUN", help="a run's folder or checkpoint")
     add("--start", metavar="CHECKPOINT", help="begin with its weights, as far as they fit (of a run: its best)")

@@ -1,7 +1,7 @@
-"""Evaluation: clip by clip while training, and as published, by many views of each video. See docs/evaluation.md.
+"""Evaluation: by one clip of each video while training, or by many views of each video as published.
 
-As published a video is judged by the mean of the softmax over its views, 10 clips x 3 crops in the paper. Memory then
-depends neither on the number of videos nor on their length.
+Published figures take the mean of the softmax over the views of a video, 10 clips x 3 crops in the paper. The memory
+for this depends neither on the number of videos nor on their length. See docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -72,17 +72,17 @@ def evaluate_views(
     workers : int
         Threads that decode videos ahead; each has the frames of one in memory.
     on_error : "skip" or "error"
-        What to do about a video that cannot be used: leave it out, with a warning that names it, or stop.
+        For a video that cannot be used: leave it out, with a warning that names it, or stop.
     scores : path-like, optional
         A CSV file to write, a line for each video: see :class:`Scores`.
     plain : bool
-        Lines instead of a progress bar, as where the output is no terminal.
+        Print lines instead of a progress bar, as without a terminal.
 
     Returns
     -------
     dict
-        "loss", "top1", "top5" of the videos, in [0, 1]; "clips", how many videos that were; "view_top1", the share of
-        single views that the network gets right by themselves; "skipped", a list of (name, reason).
+        "loss", "top1", "top5" of the videos, in [0, 1]; "clips", the number of videos; "view_top1", the top-1 of single
+        views; "skipped", a list of (name, reason).
 
     Raises
     ------
@@ -96,16 +96,16 @@ def evaluate_views(
     tally, skipped, shape = Tally(), [], None
     with evaluating(model), Scores(scores, dataset.classes) as table:
         loaded = _ahead(dataset, clips, crops, workers, on_error)
-        for index, seen in counted(loaded, len(dataset), "video", tally.describe, plain):
+        for index, video in counted(loaded, len(dataset), "video", tally.describe, plain):
             name, label = dataset.name(index), dataset.labels[index]
-            if isinstance(seen, ValueError):
-                skipped.append((name, getattr(seen, "reason", str(seen))))
+            if isinstance(video, ValueError):
+                skipped.append((name, getattr(video, "reason", str(video))))
                 table.skipped(label, *skipped[-1])
                 warnings.warn(f"evaluate_views: left out {': '.join(skipped[-1])}", RuntimeWarning, stacklevel=2)
                 continue
-            if seen.shape != shape:
-                shape, size = seen.shape, at_once(model, seen.shape, memory, batch_size)
-            answers = probabilities(model, seen, size)
+            if video.shape != shape:
+                shape, size = video.shape, at_once(model, video.shape, memory, batch_size)
+            answers = probabilities(model, video, size)
             if answers.shape[1] != len(dataset.classes):
                 raise ValueError(
                     f"evaluate_views: the model tells {answers.shape[1]} classes apart, "
@@ -143,11 +143,11 @@ class Tally:
         return f"top-1 {means['top1']:.1%}, top-5 {means['top5']:.1%}"
 
 
-def probabilities(model, seen, size):
-    """What a model in eval mode says to each view of a video, `size` of them at a time: (views, classes), float64."""
+def probabilities(model, video, size):
+    """Softmax of each view of a video by a model in eval mode, `size` views at a time: (views, classes), float64."""
     device = model.parameters()[0].device
     answers = []
-    for x in views.batches(seen, size):
+    for x in views.batches(video, size):
         x = Tensor(backend.to_device(x, device))
         share = model.probabilities(x) if hasattr(model, "probabilities") else F.softmax(model(x))
         answers.append(share.numpy().astype(np.float64))
@@ -155,7 +155,7 @@ def probabilities(model, seen, size):
 
 
 def at_once(model, shape, memory=MEMORY, most=None):
-    """How many clips of a shape (T, H, W, C) go through a model in `memory` bytes, by the bill; from 1 to `most`."""
+    """Clips of a shape (T, H, W, C) that `memory` bytes of activations have room for by the bill; from 1 to `most`."""
     two, three = (bill.plan(model, (n, *shape)).forward_peak for n in (2, 3))  # of one clip batch norm may be refused
     fits = max(1, int(memory // (three - two)))
     return fits if most is None else min(fits, checks.count("at_once", "batch_size", most))
@@ -169,22 +169,22 @@ def ranked(scores):
 class Scores:
     """A CSV file of scores: path, label, status, views, class1, score1, … class5, score5, reason.
 
-    Status is "ok" or "skipped", a class is named, a score is the mean of the softmax over the views. Lines go to
-    ``FILE.part`` as they come; it takes the name FILE at the end. After an error or Ctrl-C it stays as it is, and what
-    was FILE before too. A second evaluation that writes there at the same time is refused. Of a name that is not UTF-8
-    the bytes are written as ``\\udc..``, so that the file is. Without a path nothing is written.
+    Status is "ok" or "skipped", classes are names, a score is the mean of the softmax over the views. Rows are written
+    to ``FILE.part``, which is renamed to FILE at the end. After an error or Ctrl-C both files stay as they are. A
+    second evaluation that writes to the file at the same time is refused. Bytes of a name that are not UTF-8 are
+    written as ``\\udc..``. Without a path nothing is written.
     """
 
     def __init__(self, path, classes):
-        # Whatever the process's folder becomes; and a rename onto a symlink would replace the link.
+        # An absolute path: the process may change its folder. A resolved one: a rename would replace a symlink.
         self.path, self.classes = None if path is None else Path(os.path.realpath(path)), classes
 
     def __enter__(self):
         if self.path is not None:
             if self.path.is_dir():
                 raise ValueError(f"evaluate_views: scores={str(self.path)!r} is a folder, name a file in it")
-            self.part = self.path.with_name(self.path.name + ".part")
-            self.file = open(self.part, "a", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            self.unfinished = self.path.with_name(self.path.name + ".part")
+            self.file = open(self.unfinished, "a", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             try:
                 self._begin()
             except BaseException:
@@ -195,7 +195,7 @@ class Scores:
 
     def _begin(self):
         if lock(self.file) is False:
-            raise ValueError(f"evaluate_views: another evaluation writes {self.part} now")
+            raise ValueError(f"evaluate_views: another evaluation writes {self.unfinished} now")
         if self.file.tell():  # of an evaluation that was stopped
             self.file.truncate(0)
         self.writer = csv.writer(self.file)
@@ -204,10 +204,10 @@ class Scores:
 
     def __exit__(self, error, *_):
         if self.path is not None:
-            with checkpoint.naming(self.part):
+            with checkpoint.naming(self.unfinished):
                 self.file.close()
             if error is None:
-                os.replace(self.part, self.path)
+                os.replace(self.unfinished, self.path)
 
     def scored(self, label, name, answers):
         mean = answers.mean(axis=0)
@@ -219,13 +219,13 @@ class Scores:
 
     def _write(self, row):
         if self.path is not None:
-            with checkpoint.naming(self.part):
+            with checkpoint.naming(self.unfinished):
                 self.writer.writerow(row)
                 self.file.flush()
 
 
 def _ahead(dataset, clips, crops, workers, on_error):
-    """(index, Views, or the ValueError that says why there are none) of each video, decoded by threads ahead."""
+    """Yield (index, Views) of each video, decoded ahead by threads; a ValueError instead of Views if that failed."""
 
     def load(index):
         try:

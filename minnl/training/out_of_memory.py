@@ -1,4 +1,4 @@
-"""When memory runs out: what was held, what is free, and which batch would fit. The Trainer says it."""
+"""When memory runs out: the memory held and free, and the batch that would fit. The Trainer reports them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from minnl import backend
 from minnl.study import bill
 
-SPARE = 0.2  # of the memory for what the bill leaves out: workspace on the CPU, what others take, gaps that vary
+SPARE = 0.2  # share of the memory for what the bill leaves out: workspace on the CPU, other processes, varying gaps
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes of memory; on the CPU None where the system does not tell (it does on Linux).
+    """Bytes of memory; on the CPU None where the system does not report them (Linux does).
 
     Attributes
     ----------
     held : int
         By arrays on a GPU; on the CPU by the process, libraries included.
     most : int
-        The most held so far. On a GPU what CuPy's pool has taken from the driver: it keeps what arrays give back, until
-        memory runs out.
+        The most held so far. On a GPU the bytes that CuPy's pool has taken from the driver: the pool keeps what arrays
+        free until memory runs out.
     free : int
-        What could still be had.
+        Bytes that can still be allocated.
     """
 
     held: int | None
@@ -34,7 +34,7 @@ class Usage:
 
 
 def usage(device):
-    """The :class:`Usage` of a device at this moment; no GPU is waited for."""
+    """The :class:`Usage` of a device now, without waiting for a GPU."""
     if device.kind == "cpu":
         return _process()
     cupy = backend.load_cupy()
@@ -53,14 +53,14 @@ def release(device):
 
 
 def report(model, optimizer, shape, ahead, then, now):
-    """What was held when training on batches of a shape (N, T, H, W, C) ran out of memory, and what would fit.
+    """The message after training on batches of shape (N, T, H, W, C) ran out of memory: what was held and would fit.
 
     Parameters
     ----------
     ahead : int
-        Batches that wait on the device beside the one in hand.
+        Batches that wait on the device beside the one in use.
     then, now : Usage
-        When it ran out, and after the arrays of the step that failed have gone.
+        At the failure, and after the arrays of the failed step were freed.
     """
     clips, clip, device = shape[0], "x".join(map(str, shape[1:])), model.parameters()[0].device
     found = f"batches of {clips} clips of {clip} are too large for {device}."
@@ -68,23 +68,23 @@ def report(model, optimizer, shape, ahead, then, now):
         found += f" Held were {bill.size(then.held)}, at most so far {bill.size(max(then.held, then.most))}."
     try:
         wanted = bill.plan(model, shape, optimizer_arrays=len(optimizer.slots))
-    except Exception as error:  # no reason to hide what happened: a layer of somebody's own may not be made for bills
+    except Exception as error:  # such as a user's own layer without a bill: the failure itself must still be reported
         return f"{found} Try a smaller --batch-size (there is no bill to say which: {error!r})."
     found += f" {bill.size(wanted.fixed)} are parameters, gradients and the optimiser's arrays, whatever the batch."
     if now.free is None:
         return f"{found} Try a smaller --batch-size."
     kept = [*model.state_dict().values(), *filter(backend.is_array, optimizer.state_dict().values())]
-    room = (now.free + sum(array.nbytes for array in kept)) * (1 - SPARE)
+    usable = (now.free + sum(array.nbytes for array in kept)) * (1 - SPARE)
     waiting = ahead - (device.kind == "gpu")  # the bill counts one there
-    fits = wanted.largest_batch(room, waiting * math.prod(shape[1:]) * kept[0].itemsize)
+    fits = wanted.largest_batch(usable, waiting * math.prod(shape[1:]) * kept[0].itemsize)
     if fits >= clips:
-        fits = clips // 2  # the bill was too low, or somebody else has since given memory back
+        fits = clips // 2  # the bill was too low, or another process has freed memory since
     if fits == 0:
         return f"{found} Not one clip fits: take fewer or smaller frames, or wrap stages in nn.Recompute."
-    parts = math.ceil(clips / fits)
+    batches = math.ceil(clips / fits)
     return (
         f"{found} By the bill {fits} should fit: begin anew with --batch-size {fits}, "
-        f"and {parts} times the --accumulate for steps of about as many clips."
+        f"and {batches} times the --accumulate for steps of about as many clips."
     )
 
 

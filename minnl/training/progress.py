@@ -1,4 +1,4 @@
-"""Progress for people: a tqdm bar on a terminal, plain lines elsewhere; and output that nobody hears ends nothing."""
+"""Progress of a run: a tqdm bar on a terminal, plain lines elsewhere. A lost terminal or pipe does not end the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUIET = 10.0  # seconds between two plain lines
 
 
 class Progress:
-    """Shows epochs of steps with loss, accuracy, clips a second and the time that is left."""
+    """Shows epochs and steps with loss, accuracy, clips a second and the remaining time."""
 
     def __init__(self, epochs, steps, plain=False):
         self.epochs, self.steps = epochs, steps
@@ -28,7 +28,7 @@ class Progress:
 
     def start_epoch(self, epoch, done):
         self.epoch, self.done = epoch, done
-        self.began = self.spoke = time.perf_counter()
+        self.began = self.printed = time.perf_counter()
         self.skipped = done
         if not self.plain:
             self.bar = tqdm(
@@ -49,8 +49,8 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(f"{text}, all in {clock(left)}")
             self.bar.update()
-        elif now - self.spoke > QUIET:
-            self.spoke = now
+        elif now - self.printed > QUIET:
+            self.printed = now
             say(f"epoch {self.epoch}/{self.epochs} step {self.done}/{self.steps}: {text}, ETA {clock(left)}")
 
     def end_epoch(self, epoch, summary):
@@ -82,14 +82,14 @@ def clock(seconds):
 
 
 def counted(items, total, what, describe, plain=False):
-    """The items, with a bar on a terminal and plain lines elsewhere; `describe` says how things stand."""
+    """The items, with a bar on a terminal and plain lines elsewhere; `describe` gives the text beside the count."""
     plain = plain or not on_terminal()
-    began = spoke = time.perf_counter()
+    began = printed = time.perf_counter()
     with tqdm(total=total, unit=what, leave=False, dynamic_ncols=True, disable=plain) as bar:
         for done, item in enumerate(items):
             now = time.perf_counter()
-            if plain and now - spoke > QUIET:
-                spoke = now
+            if plain and now - printed > QUIET:
+                printed = now
                 left = clock((now - began) / max(done, 1) * (total - done))
                 say(f"{what} {done}/{total}: {describe()}, ETA {left}")
             yield item
@@ -103,18 +103,18 @@ def on_terminal():
 
 
 def say(text):
-    """Print a line at once. Where its reader has gone, a pipe's or a terminal's, this and what follows goes nowhere."""
+    """Print a line at once. After the reader of the pipe or terminal has gone, this and all later output is dropped."""
     try:
         print(text, flush=True)
     except OSError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, as long as the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open as long as the process
 
 
 def secure():
-    """For commands: have output escape what its encoding lacks, and open what the process was started without.
+    """For commands: open the standard streams that are missing, and escape characters that their encoding lacks.
 
-    A number that is free would go to the next file that is opened, a checkpoint perhaps, and whatever a library writes
-    to its standard error would go there.
+    The number of a missing stream would go to the next file that is opened, perhaps a checkpoint, and a library that
+    writes to standard error would write into that file.
     """
     with contextlib.suppress(OSError):
         while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -123,6 +123,6 @@ def secure():
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, as long as the process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, open as long as the process
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

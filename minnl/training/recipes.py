@@ -1,4 +1,4 @@
-"""Recipes by name: what train.py takes where its options say nothing, the optimiser, and its learning rate.
+"""Recipes by name: defaults for options of train.py, the optimiser, and its learning rate.
 
 ========  ==============================================================================================
 name      what
@@ -7,7 +7,7 @@ adamw     AdamW, a warm-up, then half a cosine: for the built-in task and small 
 paper     as *Non-local Neural Networks* and its released code train on Kinetics
 ========  ==============================================================================================
 
-docs/training.md tells why, option by option.
+docs/training.md has the reasons, option by option.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RECIPES = {
     },
     "paper": {
         "epochs": 109,  # 400,000 steps of 64 clips, over the 234,643 videos of the release
-        "batch_size": 8,  # what the statistics of batch norm come from: the clips of one GPU
+        "batch_size": 8,  # the clips of one GPU, from which batch norm takes its statistics
         "accumulate": 8,
         "lr": None,  # by the linear rule
         "weight_decay": 1e-4,
@@ -40,7 +40,7 @@ RECIPES = {
         "precise": 1600,  # 200 on each of eight GPUs
     },
 }
-# How clips are taken from videos for the published networks, and by the paper's recipe. A network says frames and size.
+# How clips are taken from videos for the published networks and by the paper's recipe. A network sets frames and size.
 CLIPS = {"frames": 32, "stride": 2, "size": [224], "resize": "crop", "rgb": True}
 PAPER_RATE, PAPER_CLIPS = 0.01, 64
 FALLS = (3 / 8, 6 / 8)  # after 150,000 and 300,000 of 400,000 steps the learning rate is divided by 10

@@ -20,15 +20,15 @@ def check_clips(model, train, test):
     Raises
     ------
     ValueError
-        If the test set has other classes than the training set, or clips that do not go through the model; or if the
-        last batch of an epoch is too small for it: one clip with maps of one value, which batch norm cannot normalise.
+        If the test set has other classes than the training set, or clips that the model refuses; or if the last
+        batch of an epoch is too small: batch norm cannot normalise a single clip whose maps have one value.
     """
     classes, others = (getattr(loader.dataset, "classes", None) for loader in (train, test))
     if None not in (classes, others) and list(classes) != list(others):
         raise ValueError(f"Trainer: training has the classes {list(classes)}, the test set has {list(others)}")
     count, last = len(train.dataset), 0 if train.drop_last else len(train.dataset) % train.batch_size
     alone, other = last == 1 < count, test.dataset.shape != train.dataset.shape
-    # Where neither is so, or training's own batches are refused too, there is nothing to ask: the first step says it.
+    # If neither holds there is nothing to check. If training's own batches are refused, the first step says why.
     if not (alone or other) or _refused(model, min(train.batch_size, count), train):
         return
     error = alone and _refused(model, 1, train)

@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time writes to it, and its log says no more than its checkpoint."""
+"""A run's folder: one process at a time writes to it, and its log is never ahead of its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from minnl.training import checkpoint
 
 TAKEN = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 NO_LOCKS = {getattr(errno, name, None) for name in ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EINVAL")}
-FAR = 2**30  # where Windows locks a byte: it keeps others from reading what it locks
+FAR = 2**30  # offset of the byte that Windows locks: a locked byte cannot be read by others, and the text can
 _held = set()  # the open files of this process's locks
 
 
 def _forked():
-    """A child that was forked lets go of its parent's locks, or it would keep them when the parent is killed."""
+    """A forked child closes the locks of its parent, or it would hold them after the parent is killed."""
     for file in _held:
         file.close()
     _held.clear()
@@ -35,15 +35,15 @@ class RunFolder:
     """A folder that one process at a time writes to: ``with RunFolder(path): ...``, which may be nested.
 
     The lock is one of the operating system, on the file ``lock`` in the folder. It ends with the process, however that
-    ends, so a run that was killed keeps nobody out. A file system without locks (some network ones) is warned of: there
-    two processes can go on with one run, and only :meth:`first_free` keeps new ones apart.
+    ends, so a killed run blocks no other. On a file system without locks (some network ones) a warning says so: there
+    two processes can resume one run, and only :meth:`first_free` keeps new runs apart.
 
-    A folder that did not exist is made, and goes again if nothing was written to it.
+    A folder that did not exist is made, and removed again if nothing was written to it.
 
     Attributes
     ----------
     path : Path
-        Absolute, so that a process may change its working folder. ``str(folder)`` is as it was given.
+        Absolute, so that the process may change its working folder. ``str(folder)`` is the path as given.
     """
 
     def __init__(self, path):
@@ -52,7 +52,7 @@ class RunFolder:
 
     @classmethod
     def first_free(cls, path):
-        """Of `path`, `path`-2, `path`-3, … the first that is not there, made in one step: two at once get two."""
+        """Make the first of `path`, `path`-2, `path`-3, … that does not exist, in one step: two processes get two."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
@@ -86,7 +86,7 @@ class RunFolder:
 
     @property
     def begun(self):
-        """Whether it holds something of a run: a checkpoint, or the log of an epoch."""
+        """Whether the folder holds a checkpoint, or the log of an epoch."""
         log = self.path / "log.jsonl"
         return any((self.path / f"{name}.safetensors").exists() for name in ("last", "best")) or (
             log.exists() and '"kind": "epoch"' in log.read_text("utf-8", "replace")
@@ -98,10 +98,10 @@ class RunFolder:
         with checkpoint.naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(f"{line}\n")
             file.flush()
-            os.fsync(file.fileno())  # before the checkpoint that comes after it
+            os.fsync(file.fileno())  # the log reaches the disk before the next checkpoint
 
     def cut_log(self, epoch, step):
-        """Drop what the log says of later epochs and steps, and lines that a crash cut short."""
+        """Drop lines of the log about later epochs and steps, and lines that a crash cut short."""
         path = self.path / "log.jsonl"
         if not path.exists():
             return
@@ -121,7 +121,7 @@ class RunFolder:
         return True
 
     def _locked(self):
-        """The open file with the lock, and whether there really is one."""
+        """The open lock file, and whether it is really locked: on some file systems it cannot be."""
         path = self.path / "lock"
         while True:
             file = open(path, "a+b", buffering=0)  # noqa: SIM115, closed by __exit__
@@ -144,15 +144,15 @@ class RunFolder:
                 raise ValueError(f"{self}: another process trains there ({holder}); wait for its end, or stop it")
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    with contextlib.suppress(OSError):  # on a full disk it says nothing, and holds
+                    with contextlib.suppress(OSError):  # on a full disk the lock holds without its text
                         file.truncate(0)
                         file.write(f"process {os.getpid()} on {platform.node()}".encode("ascii", "replace"))
                     return file, True
-            file.close()  # whoever had the lock has removed the file since: try the one that has its name now
+            file.close()  # the holder has removed this file since: try the file that now has the name
 
 
 def lock(file):
-    """Take the lock of an open file, without waiting: True; False if another has it, None where there are no locks."""
+    """Lock an open file without waiting: True; False if another process has the lock, None without locks there."""
     try:
         try:
             import fcntl

@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself, held against what it may say: names, types and ranges, once, where it is read.
+"""Checks of the values in a checkpoint: names, types and ranges, once, where the file is read.
 
-A :class:`Rule` says what is expected of a value, and which rules hold for what is in it. A file may be forged, and its
-checksum with it; what passed :func:`check` has the types and the sizes that the code behind it counts on. Keys that no
-rule names pass: another version of minnl may have added them.
+A :class:`Rule` says what is expected of a value and of the values within it. A file may be forged, and its checksum
+with it. A value that passed :func:`check` has the types and sizes that the rest of the code relies on. Keys without a
+rule pass: another version of minnl may have added them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LONGEST = 10_000  # letters of a text, such as the name of a class
 
 @dataclass(frozen=True)
 class Rule:
-    """`expected` ends a message, `fits` tells whether a value has the type and the range.
+    """`expected` ends a message; `fits(value)` is whether the value has the right type and range.
 
-    `inside` gives (place, value, rule) for what is in a value that fits; `needed` are the keys it must have.
+    `inside(value)` gives (key, value, rule) for the values within one that fits; `needed` are the keys it must have.
     """
 
     expected: str
@@ -30,9 +30,9 @@ class Rule:
 
 
 def check(place, value, rule, refuse=ValueError, because=ALTERED):
-    """`value`, if it is as the rule says.
+    """`value`, if it obeys the rule.
 
-    Raises an error of the class `refuse`, naming the place (which begins with the file), what came and what would do.
+    Raises an error of the class `refuse`. It names the place (which begins with the file), what came and what would do.
     """
     missing = [key for key in rule.needed if type(value) is dict and key not in value]
     if missing or not rule.fits(value):
@@ -58,22 +58,22 @@ def text(longest=LONGEST):
 
 
 def choice(*allowed):
-    """One of some texts, numbers, bools or None, of the very same type."""
+    """One of the `allowed` texts, numbers, bools or None, of the same type."""
     names = ", ".join(map(repr, allowed))
-    return Rule(f"one of {names}", lambda v: any(type(v) is type(one) and v == one for one in allowed))
+    return Rule(f"one of {names}", lambda v: any(type(v) is type(a) and v == a for a in allowed))
 
 
 def maybe(rule):
-    """None, or what a rule says."""
+    """None, or a value that obeys a rule."""
     return Rule(f"None or {rule.expected}", lambda v: v is None or rule.fits(v), lambda v: v and rule.inside(v) or ())
 
 
-def either(one, other):
-    """What one or the other rule says."""
+def either(first, second):
+    """A value that obeys one of two rules."""
     return Rule(
-        f"{one.expected}, or {other.expected}",
-        lambda v: one.fits(v) or other.fits(v),
-        lambda v: (one if one.fits(v) else other).inside(v),
+        f"{first.expected}, or {second.expected}",
+        lambda v: first.fits(v) or second.fits(v),
+        lambda v: (first if first.fits(v) else second).inside(v),
     )
 
 
@@ -88,7 +88,7 @@ def _each(values, rule):
 
 
 def table(rule, allowed):
-    """A dict of some `allowed` keys to what a rule says."""
+    """A dict whose keys are `allowed` and whose values obey a rule."""
     return Rule(
         f"a dict with keys of {', '.join(allowed)}",
         lambda v: type(v) is dict and v.keys() <= set(allowed),
@@ -97,7 +97,7 @@ def table(rule, allowed):
 
 
 def record(rules, optional=(), closed=False):
-    """A dict with a rule for each of some keys; those not `optional` must be there, and no others if it is `closed`."""
+    """A dict with a rule for each key. Keys that are not `optional` must be there; `closed` allows no other keys."""
     return Rule(
         f"a dict with {'no keys but ' * closed}{', '.join(key for key in rules if closed or key not in optional)}",
         lambda v: type(v) is dict and (not closed or v.keys() <= rules.keys()),
@@ -112,12 +112,12 @@ CONTENT = record({  # of every checkpoint
 })  # fmt: skip
 COUNT = whole(high=2**53)
 OPTIMIZER = {"lr": real(0), "steps": COUNT, "counts": listed(COUNT), "initial_lr": real(0)}
-RUN = record({  # what going on with a run needs: see training.Trainer
+RUN = record({  # what resuming a run needs: see state.py
     "step": COUNT,
     "epoch": whole(),
     "best": real(-1, 1),
     "sums": record({"loss": real(), "correct": COUNT, "clips": COUNT, "seconds": real(0)}),
-    "optimizer": record(OPTIMIZER, optional=("counts", "initial_lr")),  # which old runs lack
+    "optimizer": record(OPTIMIZER, optional=("counts", "initial_lr")),  # old runs lack these
     "loader": record({"epoch": whole(), "batch": whole()}),
     "random": record({
         "bit_generator": choice("PCG64"),

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, a system that wants its machine back, a terminal that closes."""
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM from the system, SIGHUP from a terminal that closes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 def on_signals(ask):
     """Context in which such a signal calls ``ask(number)``, and a second Ctrl-C raises KeyboardInterrupt.
 
-    Others may come several times without anybody's impatience: a terminal's end is told by the system and by the shell.
-    What is ignored stays so (nohup). Elsewhere than in the main thread nothing is changed.
+    The other signals may come more than once: both the system and the shell report that a terminal has closed. A signal
+    that is ignored stays ignored (nohup). Outside the main thread the context does nothing.
     """
     asked = False
 

@@ -1,7 +1,7 @@
-"""Safetensors files that may hold anything, read with errors that name the file and stay short.
+"""Safetensors files from anywhere, read with short errors that name the file.
 
-Such a file is the length of its header, a header in JSON (for each array its dtype, shape and place, and under
-``__metadata__`` texts), and the numbers. safetensors itself checks that places neither overlap nor leave gaps.
+A file consists of the length of its header, a header in JSON (dtype, shape and offsets of each array, and texts under
+``__metadata__``), and the numbers. The library safetensors checks that the arrays neither overlap nor leave gaps.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 
 from minnl.checks import clean, quoted
 
-LARGEST_HEADER = 10_000_000  # bytes; those of whole networks have some 100,000, and JSON grows thirtyfold in memory
+LARGEST_HEADER = 10_000_000  # bytes; whole networks need some 100,000, and JSON takes thirty times its size in memory
 
 
 def header(where, raw, refuse=ValueError):
     """(entries, metadata) of a file's bytes: name -> {"dtype", "shape", …}, and name -> text.
 
-    Raises an error of the class `refuse` for what is no such file. The arrays themselves are not looked at.
+    Raises an error of the class `refuse` if it is no safetensors file. The arrays themselves are not read.
     """
     size = int.from_bytes(raw[:8], "little")
     try:
@@ -37,7 +37,7 @@ def header(where, raw, refuse=ValueError):
 
 
 def arrays(where, raw, refuse=ValueError):
-    """name -> array of a file's bytes; raises an error of the class `refuse` for one that is damaged."""
+    """name -> array of a file's bytes; raises an error of the class `refuse` if the file is damaged."""
     try:
         return safetensors.numpy.load(bytes(raw))
     except KeyError as error:  # a dtype that NumPy does not have

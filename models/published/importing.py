@@ -19,7 +19,7 @@ from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
 from models.published.report import Report
-from models.shapes import seen
+from models.shapes import shown_fields
 from models.video_resnet import VideoResNet
 
 SHOWN = 10  # names in a message
@@ -68,7 +68,7 @@ def import_file(
         raise ValueError(f"{where}: has names of {names.format}, and cannot be a network of {source!r} then")
     theirs = matched(where, names, contents.arrays)
     shapes = {ours: layout.shape_here(ours, contents.arrays[name].shape) for ours, name in theirs.items()}
-    shown = seen(where, shapes)
+    shown = shown_fields(where, shapes)
     facts = sources.facts(where, source, shown, contents.arrays, contents.settings)
     if contents.network is not None:
         facts = written_here(where, facts, contents.network)

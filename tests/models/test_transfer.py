@@ -177,7 +177,7 @@ def test_frozen_norms_stay_while_the_rest_learns():
 
 def test_what_cannot_be_frozen_is_named():
     model = trained("nl_c2d_r18_1")
-    with pytest.raises(ValueError, match="freeze: VideoResNet has no part 'stem'; there are conv1, pool1, res2, "):
+    with pytest.raises(ValueError, match="freeze: VideoResNet has no module 'stem'; there are conv1, pool1, res2, "):
         transfer.freeze(model, "conv1", "stem")
     assert model.conv1.conv.weight.requires_grad, "nothing was frozen"
     model.res4.nonlocal0.norm.weight.data[...] = 0

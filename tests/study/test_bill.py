@@ -17,7 +17,6 @@ from minnl import functional as F
 from minnl.kernels.conv3d import cpu as conv
 from minnl.kernels.conv3d import im2col_blocks as columns
 from minnl.kernels.conv3d import winograd as conv_winograd
-from minnl.kernels.runtime import memory
 from minnl.ops import non_local
 from minnl.study import bill
 
@@ -153,7 +152,6 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     Not in the estimate: what kernels hold of their own, some MB a thread, for which their blocks are made small here;
     and, in textbook mode, the logits of a block of queries, twice in backward.
     """
-    monkeypatch.setattr(memory, "SMALLEST", 2**62)  # nor that the pool rounds sizes up, and keeps what is free
     monkeypatch.setattr(columns, "BLOCK_ELEMENTS", 16 * 1024)
     columns.tasks.cache_clear()  # which keeps how other tests cut the same shapes
     monkeypatch.setattr(conv_winograd, "BLOCK_ELEMENTS", 1024)
@@ -267,7 +265,7 @@ def test_a_system_that_does_not_tell_its_memory(monkeypatch, capsys):
     assert train.main(["--plan"]) == 0
     out = capsys.readouterr().out
     assert "kept for backward" in out and "largest batch" not in out
-    assert out.endswith("this system does not tell; with --memory GB the bill says how many clips fit\n")
+    assert out.endswith("this system does not report its memory; with --memory GB the bill says how many clips fit\n")
     assert train.main(["--plan", "--memory", "2"]) == 0
     assert "largest batch for 2.0 GB" in capsys.readouterr().out
 
