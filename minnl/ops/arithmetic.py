@@ -4,8 +4,6 @@ Every backward here ends in ``sum_to``: an input that broadcasting stretched was
 the sum over its uses.
 """
 
-from __future__ import annotations
-
 from minnl import backend
 from minnl.engine import Op, hollow
 from minnl.ops.arguments import broadcast_shape, tensors

@@ -7,8 +7,6 @@ positions. Here it never exists as a whole. Queries do not know of each other, s
 holds its own rows of f, uses them and lets them go, and backward computes them again. Memory is linear in L.
 """
 
-from __future__ import annotations
-
 import math
 
 from minnl.engine import Op, hollow

@@ -1,7 +1,5 @@
 """Reductions over any axes: sum, mean, variance, max, min. Derivations: docs/ops/reduce.md."""
 
-from __future__ import annotations
-
 import math
 
 from minnl.engine import Op, hollow

@@ -1,7 +1,5 @@
 """What is in memory at each moment of a training step, from shapes alone; and how much CuPy's pool takes for it."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 import weakref

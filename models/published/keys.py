@@ -6,8 +6,6 @@ stands under a key is as the key is. Names and defaults are those of the sources
 tables.
 """
 
-from __future__ import annotations
-
 from minnl.checks import clean, quoted
 
 READ, SHOWN, FREE = "read", "the arrays show it", "does not matter"

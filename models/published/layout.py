@@ -1,7 +1,5 @@
 """How an array lies here and how it lies there: channels last here, first there."""
 
-from __future__ import annotations
-
 import numpy as np
 
 CLASSIFIER, CONCAT = "head.classify.weight", ".w_f"

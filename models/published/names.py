@@ -4,8 +4,6 @@
 batch norm, ``{e}`` one of theta, phi and g, ``{w}`` weight or bias. Formats that number them otherwise say how.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 

@@ -1,7 +1,5 @@
 """A pickle as cPickle of Python 2 with NumPy 1 writes it: what video-nonlocal-net loads, and publishes."""
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np

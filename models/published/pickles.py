@@ -11,8 +11,6 @@ number of instructions is limited, what functions make counts against that limit
 values are asked for their type before anything hashes or prints them: forty instructions make a tuple of 2^40 entries.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 

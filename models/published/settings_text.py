@@ -5,8 +5,6 @@ files use. What the Python reader does not understand it gives as UNREADABLE, in
 must say so.
 """
 
-from __future__ import annotations
-
 import re
 
 LONGEST = 200_000  # letters; those of published files have some thousand

@@ -4,8 +4,6 @@ Each function gives lines that can be pasted there, and ``missing`` what that pr
 of keys.py, and for video-nonlocal-net of its lib/core/config.py.
 """
 
-from __future__ import annotations
-
 from minnl.data import transforms
 from models.config import RESIDUAL_BLOCKS, STAGES
 from models.presets import step

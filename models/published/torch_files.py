@@ -5,8 +5,6 @@ strides, an offset, and the number of a storage, and ``data/0``, ``data/1``, …
 1.6 it was one stream: a few pickles, then the storages. Tensors may share a storage, and need not be contiguous.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import struct

@@ -3,8 +3,6 @@
 NumPy's textbook body is the judge of everything: of CuPy running the same body, and of our kernels.
 """
 
-from __future__ import annotations
-
 import contextlib
 from unittest import mock
 

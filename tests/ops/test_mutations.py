@@ -5,8 +5,6 @@ input. In particular: one expression of a backward is replaced by a plausible mi
 table must give it away.
 """
 
-from __future__ import annotations
-
 import inspect
 import textwrap
 
