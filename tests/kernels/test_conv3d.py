@@ -108,6 +108,7 @@ def test_the_example_of_the_issue():
     assert (y.data == 64).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 50, 1000])
 @pytest.mark.parametrize("method", WINDOWS)
 @QUICK
@@ -124,6 +125,7 @@ def test_method(method, block, case):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 10**6])  # tasks have some positions each; or some channels each
 @pytest.mark.parametrize("block", [1, 50, 10**6])
 @QUICK
@@ -139,6 +141,7 @@ def test_points(block, few, case):
         same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 300, 10**6])
 @QUICK
 @given(case=convolutions((None, 1, 1)))
@@ -154,6 +157,7 @@ def test_columns_along_time_alone(block, case):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 100, 8192])
 @pytest.mark.parametrize("m", winograd.POINTS)
 @QUICK
@@ -211,6 +215,7 @@ def test_arrays_that_are_not_contiguous():
             np.testing.assert_array_equal(F.conv3d(Tensor(x), Tensor(w)).data, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("method", METHODS)
 def test_same_bits_on_any_number_of_threads(method, frames):
@@ -367,6 +372,7 @@ def test_what_is_worth_panels(monkeypatch):
     assert not width(256, 512, 3136) and panels.width(256, 512) == 512
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 10**6])
 @QUICK
 @given(case=convolutions((1, 1, 1)))
@@ -382,6 +388,7 @@ def test_points_by_panels(few, case):
         same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [method for method in METHODS if "columns" in method])
 @QUICK
 @given(case=convolutions())
