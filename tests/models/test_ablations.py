@@ -21,6 +21,8 @@ from models.ablations.runs import Case
 from tests import ROOT
 from tests.study.test_pictures import colours
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--clips", "6", "--frames", "8", "--size", "16", "--batch-size", "3", "--epochs", "2", "--workers", "0")
 RESNET = ("--model", "c2d_r18", "--set", "width=8", "--frames", "16", "--size", "32", "--recipe", "adamw")
 

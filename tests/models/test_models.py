@@ -165,6 +165,7 @@ def task(count, clips, steps, dtype):
     return [(x[i % count], labels[i % count]) for i in range(steps)]
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("mode, steps", [(None, 50), ("embedded", 50), ("gaussian", 8), ("dot", 8), ("concat", 8)])
 def test_losses_beside_pytorch(mode, steps, one_torch_thread):

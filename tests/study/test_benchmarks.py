@@ -41,6 +41,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_beside_pytorch(tmp_path):
     pytest.importorskip("torch")
@@ -65,12 +66,14 @@ def test_alone(tmp_path):
     assert (tmp_path / "out.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_an_unknown_case_is_answered_with_the_known(tmp_path):
     done = run(tmp_path, "", "--only", "conv7d")
     assert done.returncode == 1
     assert "no case contains 'conv7d'" in done.stderr and "nl_small, clips 32x16x24x24x1, training step" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

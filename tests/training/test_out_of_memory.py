@@ -59,6 +59,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_it_is_as_if_the_run_had_been_stopped(tmp_path, stopped, place):
     owner, name, workers = PLACES[place]
