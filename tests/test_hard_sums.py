@@ -231,20 +231,20 @@ SUBJECTS = [
     Subject("cross_entropy", cross_entropy, modes=TEXTBOOK),
     Subject("binary_cross_entropy_with_logits", binary_cross_entropy, modes=TEXTBOOK),
     Subject("sum", summed("sum"), modes=TEXTBOOK),
-    Subject("mean", summed("mean")),
+    Subject("mean", summed("mean"), modes=TEXTBOOK),
     Subject("var", var, modes=TEXTBOOK),
     Subject("add", broadcast_add, modes=TEXTBOOK),
     Subject("linear", linear),
     Subject("batch_norm, training", batch_norm(True), small_blocks),
     Subject("batch_norm, evaluation", batch_norm(False), small_blocks),
     Subject("max_pool3d", pooled(F.max_pool3d, of_torch("max_pool3d"), of_winners)),
-    Subject("avg_pool3d", pooled(F.avg_pool3d, of_torch("avg_pool3d"))),
+    Subject("avg_pool3d", pooled(F.avg_pool3d, of_torch("avg_pool3d")), modes=TEXTBOOK),
     Subject(
         "adaptive_max_pool3d",
         adaptive(F.adaptive_max_pool3d, of_torch("adaptive_max_pool3d"), of_winners),
         modes=TEXTBOOK,
     ),
-    Subject("adaptive_avg_pool3d", adaptive(F.adaptive_avg_pool3d, of_torch("adaptive_avg_pool3d"))),
+    Subject("adaptive_avg_pool3d", adaptive(F.adaptive_avg_pool3d, of_torch("adaptive_avg_pool3d")), modes=TEXTBOOK),
 ]
 
 
