@@ -10,7 +10,6 @@ import pytest
 from minnl import Tensor
 from minnl import functional as F
 from minnl.kernels.batch_norm import cpu as norm
-from minnl.kernels.batch_norm import rows
 from tests.hard_inputs import NORMAL, Subject, Trial, check, hard, magnitudes, outcome, plain
 
 if importlib.util.find_spec("torch"):
@@ -137,10 +136,10 @@ def linear(rng):
 @contextlib.contextmanager
 def small_blocks():
     """So that a few thousand numbers are several blocks of the fast batch norm."""
-    rows.rows_of.cache_clear()
-    with mock.patch.object(norm, "SMALLEST", 0), mock.patch.multiple(rows, WIDTH=64, LANES=16, BLOCK=512):
+    norm.rows_of.cache_clear()
+    with mock.patch.multiple(norm, SMALLEST=0, WIDTH=64, LANES=16, BLOCK=512):
         yield
-    rows.rows_of.cache_clear()
+    norm.rows_of.cache_clear()
 
 
 def batch_norm(training):

@@ -9,7 +9,6 @@ import numpy as np
 from minnl import windows
 from minnl.kernels.runtime import memory, threads
 from minnl.kernels.runtime.cpu_kernel import CpuKernel
-from minnl.kernels.runtime.strided import in_runs
 from minnl.ops.pool import MaxPool3d
 
 BLOCK = 1024 * 1024  # elements of the input in a block, 4 MB: two threads with shorter steps wait for each other
@@ -113,9 +112,9 @@ def on_input(first, size, stride, count):
 
 
 def side_by_side(array):
-    """A contiguous copy, each pixel's channels as one element."""
-    copy = memory.empty(array.shape, array.dtype)
-    in_runs(copy)[...] = in_runs(array)
+    """A contiguous copy. Pixels as single elements of type void are copied quicker than one channel after the other."""
+    copy, pixel = memory.empty(array.shape, array.dtype), f"V{array.shape[-1] * array.itemsize}"
+    copy.view(pixel)[...] = array.view(pixel)
     return copy
 
 
