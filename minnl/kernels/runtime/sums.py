@@ -9,7 +9,7 @@ LARGE = 1024 * 1024  # Elements from which on `column_sums` cuts the rows into t
 
 
 def sums(a):
-    """Sums down the columns of a (P, C), in float64. A run is a product with ones, for which BLAS reads `a` in order."""
+    """Sums down the columns of a (P, C), in float64. Runs are products with ones, for which BLAS reads `a` in order."""
     whole = len(a) // RUN * RUN
     runs = a[:whole].reshape(-1, RUN, a.shape[1])
     return (np.ones(RUN, a.dtype) @ runs).sum(axis=0, dtype=np.float64) + np.ones(len(a) - whole, a.dtype) @ a[whole:]
