@@ -6,8 +6,12 @@ The table belongs to class objects, not to names: another class of the same name
 kernel. docs/kernels/README.md tells how a kernel is written.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
+from contextlib import AbstractContextManager
+from typing import Literal
 
 from minnl import backend
 
@@ -16,7 +20,7 @@ _mode = os.environ.get("MINNL_KERNELS", "fast")
 _kernels: dict[tuple[type, str], type] = {}  # {(class of an op or optimiser, "cpu" or "gpu"): its kernel}
 
 
-def mode():
+def mode() -> str:
     """Which bodies run: "textbook" or "fast"."""
     return _mode
 
@@ -61,7 +65,7 @@ def is_kernel(cls):
     return cls in _kernels.values()
 
 
-def use_kernels(mode):
+def use_kernels(mode: Literal["textbook", "fast"]) -> AbstractContextManager[None]:
     """Switch between the "textbook" bodies of ops/ and the "fast" kernels, at once and for all threads.
 
     ``with use_kernels("textbook"): ...`` puts the earlier mode back at the end of the block. The environment variable

@@ -38,7 +38,7 @@ class Problem:
     cpu: bool = False
 
 
-def main():
+def main() -> int:
     """Print the report; the exit status is 1 if the CPU part is not in order, else 2 if the GPU's is not, else 0."""
     problems, status = [], 0
     for section in (_minnl, _blas, _packages, _gpu):

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from minnl import checkpoint
 from minnl.checks import clean
 from minnl.nn import init
+from minnl.training import checkpoint
 from models import stored
+from models.config import Config
 from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
 from models.published.report import Report
-from models.shapes import seen
+from models.shapes import shown_fields
 from models.video_resnet import VideoResNet
 
 SHOWN = 10  # names in a message
 BORROWED = (("video-nonlocal-net", "slowfast"),)  # SlowFast's first networks were trained in Caffe2
 
 
-def import_file(path, to=None, model=None, source=None, changes=None, classes=None):
+def import_file(
+    path: str | Path, to: str | Path | None = None, model: str | None = None,
+    source: Literal["slowfast"] | None = None, changes: dict[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[VideoResNet, Report]:  # fmt: skip
     """Read a published file, and write it as a checkpoint.
 
     Parameters
@@ -61,7 +68,7 @@ def import_file(path, to=None, model=None, source=None, changes=None, classes=No
         raise ValueError(f"{where}: has names of {names.format}, and cannot be a network of {source!r} then")
     theirs = matched(where, names, contents.arrays)
     shapes = {ours: layout.shape_here(ours, contents.arrays[name].shape) for ours, name in theirs.items()}
-    shown = seen(where, shapes)
+    shown = shown_fields(where, shapes)
     facts = sources.facts(where, source, shown, contents.arrays, contents.settings)
     if contents.network is not None:
         facts = written_here(where, facts, contents.network)
@@ -116,7 +123,8 @@ def matched(where, names, arrays):
 
 def written_here(where, facts, network):
     """Of a file that minnl exported, the whole network is known."""
-    if not isinstance(network, dict) or set(network) != set(networks.FIELDS):
+    network = stored.renamed(network) if isinstance(network, dict) else None
+    if network is None or set(network) != set(networks.FIELDS):
         raise ValueError(f"{where}: its description of the network is damaged, or from another version of minnl")
     stored.check(f"{where}: the network", network, stored.NETWORK)
     hidden = {name: value for name, value in network.items() if name not in networks.SHOWN}
@@ -171,7 +179,9 @@ def classes_of(made, classes):
     return list(classes)
 
 
-def described(made, classes=None, shown=sources.INPUT["video-nonlocal-net"]):
+def described(
+    made: Config, classes: Sequence[str] | None = None, shown: Any = sources.INPUT["video-nonlocal-net"]
+) -> dict[str, Any]:
     """What train.py must know to run the network, as plain values.
 
     Parameters

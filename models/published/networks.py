@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from models import presets
 from models.config import STAGES, Config
-from models.presets import PRESETS, config
+from models.presets import PRESETS
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Config))
-SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames", "inflate", "inflated", "places")
+SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames", "inflate", "inflated", "blocks")
 CHOSEN = ("frames", "size", "dropout", "non_local")  # what a preset decides; the rest comes from arrays and source
 SHAPES = "shapes of the arrays"
 STRIDES = ("conv1_stride", "pool1_stride")
@@ -28,7 +29,7 @@ def settled(where, facts, shown, preset=None, changes=None):
     unknown = [name for name in changes if name not in FIELDS]
     if unknown:
         raise ValueError(f"import: no field {unknown[0]!r} of a network; there are {', '.join(FIELDS)}")
-    base = {} if preset is None else dict(vars(config(preset)))
+    base = {} if preset is None else dict(vars(presets.preset(preset)))
     contradictions(where, shown, base, preset, changes, facts)
     asked = {k: base[k] for k in (*STRIDES, "pool1_frames", "pool2_frames") if k in base}
     layout = chosen(where, facts, shown, asked | facts.fixed | facts.read | changes, changes)
@@ -46,7 +47,7 @@ def settled(where, facts, shown, preset=None, changes=None):
         why |= dict.fromkeys(values, reason)
     kinds = shown["non_local"]
     if kinds is None:
-        fields = {k: v for k, v in fields.items() if k not in ("non_local", "places", "subsample", "scale")}
+        fields = {k: v for k, v in fields.items() if k not in ("non_local", "blocks", "subsample", "scale")}
     elif fields.get("non_local") not in kinds:
         if len(kinds) > 1:
             raise ValueError(
@@ -72,7 +73,7 @@ def contradictions(where, shown, base, preset, changes, facts):
         if name in changes and (comparable(changes[name]) != comparable(shown[name]))
     ]
     if base:
-        made = config(preset)
+        made = presets.preset(preset)
         wrong += [
             f"{name} is {shown[name]!r} in the file, {base[name]!r} in the preset"
             for name in ("depth", "norm", "conv1_frames", "inflate")
@@ -84,7 +85,7 @@ def contradictions(where, shown, base, preset, changes, facts):
         for stage in STAGES:
             for what, blocks, mine in (
                 ("inflated blocks", made.inflated_blocks(stage), (shown["inflated"] or {}).get(stage, ())),
-                ("non-local blocks", made.non_local_blocks(stage), shown["places"].get(stage, ())),
+                ("non-local blocks", made.non_local_blocks(stage), shown["blocks"].get(stage, ())),
             ):
                 if tuple(blocks) != mine:
                     wrong.append(f"{what} of {stage} are {mine} in the file, {tuple(blocks)} in the preset")
@@ -137,13 +138,13 @@ def preset_for(shown, fields, differing):
         same = same and all(getattr(made, k) == fields[k] for k in (*STRIDES, *differing))
         same = same and made.non_local in (shown["non_local"] or (None,))
         same = same and all(made.inflated_blocks(s) == (shown["inflated"] or {}).get(s, ()) for s in STAGES)
-        if same and all(made.non_local_blocks(s) == shown["places"].get(s, ()) for s in STAGES):
+        if same and all(made.non_local_blocks(s) == shown["blocks"].get(s, ()) for s in STAGES):
             return f"--model {name}"
     return None
 
 
 def tidy(made):
-    """The same network with `places` and `inflated` as the presets have them, where one has the same blocks."""
+    """The same network with `blocks` and `inflated` as the presets have them, where one has the same blocks."""
     for preset in PRESETS.values():
         if preset.depth != made.depth:
             continue
@@ -152,7 +153,7 @@ def tidy(made):
         if preset.non_local is None or made.non_local is None:
             continue
         if all(preset.non_local_blocks(s) == made.non_local_blocks(s) for s in STAGES):
-            made = dataclasses.replace(made, places=preset.places)
+            made = dataclasses.replace(made, blocks=preset.blocks)
     return made
 
 

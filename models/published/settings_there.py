@@ -7,7 +7,7 @@ of keys.py, and for video-nonlocal-net of its lib/core/config.py.
 from __future__ import annotations
 
 from minnl.data import transforms
-from models.config import BLOCKS, STAGES
+from models.config import RESIDUAL_BLOCKS, STAGES
 from models.presets import step
 
 KNOWN = ["2d", "c2d", "i3d", "slow", "x3d", "mvit"]  # SlowFast's MODEL.SINGLE_PATHWAY_ARCH by default
@@ -28,7 +28,7 @@ def architecture(made):
     pooled = made.pool2_frames > 1
     if made.conv1_frames == 1 and made.inflate is None:
         return "c2d" if pooled else "2d"
-    blocks, counts = [tuple(made.inflated_blocks(stage)) for stage in STAGES], BLOCKS[made.depth]
+    blocks, counts = [tuple(made.inflated_blocks(stage)) for stage in STAGES], RESIDUAL_BLOCKS[made.depth]
     every = [tuple(range(counts[0])), tuple(range(0, counts[1], 2)), tuple(range(0, counts[2], 2)), (1,)]
     if made.conv1_frames == 5 and blocks == every:
         return "i3d" if pooled else "i3d_nopool"
@@ -43,7 +43,7 @@ def slowfast(made, config):
     lines = [
         "MODEL.MODEL_NAME ResNet", f"MODEL.ARCH {name}", f"MODEL.NUM_CLASSES {made.classes}",
         f"MODEL.DROPOUT_RATE {made.dropout}", f"RESNET.DEPTH {made.depth}", f"RESNET.WIDTH_PER_GROUP {made.width}",
-        f"RESNET.NUM_BLOCK_TEMP_KERNEL {[[n] for n in BLOCKS[made.depth]]}",
+        f"RESNET.NUM_BLOCK_TEMP_KERNEL {[[n] for n in RESIDUAL_BLOCKS[made.depth]]}",
         f"DATA.NUM_FRAMES {made.frames}", f"DATA.SAMPLING_RATE {stride}", f"DATA.TRAIN_CROP_SIZE {made.size[0]}",
         f"DATA.INPUT_CHANNEL_NUM {[made.in_channels]}", f"DATA.MEAN {[round(v / 255, 9) for v in mean]}",
         f"DATA.STD {[round(v / 255, 9) for v in deviation]}",
@@ -72,7 +72,7 @@ def slowfast_missing(made, config):
 def pytorchvideo(made, config):
     """Arguments of pytorchvideo.models.resnet.create_resnet."""
     taps = [[(3 if i in made.inflated_blocks(stage) else 1, 1, 1) for i in range(n)]
-            for stage, n in zip(STAGES, BLOCKS[made.depth], strict=True)]  # fmt: skip
+            for stage, n in zip(STAGES, RESIDUAL_BLOCKS[made.depth], strict=True)]  # fmt: skip
     mean, deviation, _ = clip_of(made, config)
     last = made.sizes()["res5"]
     return [
@@ -96,7 +96,8 @@ def mmaction2(made, config):
 
     def marks(blocks):
         return tuple(
-            tuple(int(i in blocks(s)) for i in range(n)) for s, n in zip(STAGES, BLOCKS[made.depth], strict=True)
+            tuple(int(i in blocks(s)) for i in range(n))
+            for s, n in zip(STAGES, RESIDUAL_BLOCKS[made.depth], strict=True)
         )
 
     lines = [
@@ -175,7 +176,7 @@ def placed(made):
     Behind every m-th block: of res3 and res4 with m = LAYER_MOD; with 101 layers m is 2 and 4 LAYER_MOD - 1.
     """
     blocks = {stage: made.non_local_blocks(stage) for stage in STAGES}
-    _, third, fourth, _ = BLOCKS[made.depth]
+    _, third, fourth, _ = RESIDUAL_BLOCKS[made.depth]
     for mod in range(1, fourth + 2):
         steps = (mod, mod) if made.depth == 50 else (2, 4 * mod - 1)
         rows = [tuple(range(m - 1, n, m)) for m, n in zip(steps, (third, fourth), strict=True)]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from minnl import schema
 from minnl.checks import quoted
+from minnl.training import schema
 from models.config import STAGES
 from models.published import keys, settings_text
 
@@ -109,7 +109,7 @@ def authors(seen, theirs, settings):
     fixed = {"subsample": "before", "scale": True, "pool1_padding": 0, "pool2_frames": 2}
     long = seen["norm"] == "affine"
     if long:
-        fixed["chunks"] = {"res3": 4} if seen["places"].get("res3") else {}
+        fixed["chunks"] = {"res3": 4} if seen["blocks"].get("res3") else {}
     return Facts(
         fixed,
         {"non_local": "embedded"},
@@ -157,7 +157,7 @@ def slowfast_blocks(seen, found, read):
     if "NONLOCAL.INSTANTIATION" in found:
         kinds = {"softmax": "embedded", "dot_product": "dot"}
         made["non_local"] = kinds[asked(found, "NONLOCAL.INSTANTIATION", schema.choice(*kinds))]
-    stages = {stage: STAGES.index(stage) for stage in seen["places"]}
+    stages = {stage: STAGES.index(stage) for stage in seen["blocks"]}
     pools = asked(found, "NONLOCAL.POOL", schema.listed(schema.listed(THREE, 1), 4, 4))
     if pools is not None:
         pools = {stage: pools[i][0] for stage, i in stages.items()}

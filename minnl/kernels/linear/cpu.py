@@ -1,4 +1,4 @@
-"""Matrix products without the threads of BLAS: docs/kernels/gemm.md.
+"""Matrix products without the threads of BLAS: docs/kernels/runtime.md.
 
 When a product on several BLAS threads is done they wait for the next one, and OpenBLAS waits by spinning, for about
 100 ms, on the cores that the kernels after it need: a classifier's small product made the convolutions around it up to

@@ -1,4 +1,4 @@
-"""Matrix products in pieces that OpenBLAS multiplies where they lie, without packing them first: docs/kernels/gemm.md.
+"""Matrix products in tiles that OpenBLAS multiplies in place, without packing: docs/kernels/runtime.md.
 
 For products of up to about a million multiply-adds OpenBLAS has routines of their own on processors with AVX-512. They
 reach a core's limit where the general one, which first copies both factors into an order of its own, stays 10 to 30 %

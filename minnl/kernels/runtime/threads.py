@@ -1,20 +1,19 @@
-"""One pool of threads for all CPU kernels. NumPy lets go of the interpreter in copies, ufuncs and BLAS, so they help.
+"""One pool of threads for all CPU kernels. NumPy releases the interpreter lock in copies, ufuncs and BLAS.
 
-A kernel cuts its work into tasks by the shapes alone, never by the number of threads, and each task writes what is its
-own: so results have the same bits whatever the number. Inside a task BLAS runs on one thread, or two kinds of
-threads would fight for the same cores.
+A kernel cuts its work into tasks by the shapes alone, never by the number of threads, and no two tasks write to the
+same memory. So results have the same bits on any number of threads. While tasks run, BLAS uses one thread: otherwise
+its threads and those of this pool would compete for the same cores.
 """
-
-from __future__ import annotations
 
 import contextvars
 import functools
 import itertools
 import os
-import queue
 import threading
 
 from minnl import backend
+
+MOST = 64  # The pool never has more threads than this; a thread starts only when a task finds no idle thread.
 
 _inside = threading.local()
 
@@ -22,19 +21,19 @@ _inside = threading.local()
 @functools.cache
 def blas_libraries():
     """Controllers of threadpoolctl, one for each BLAS that is loaded."""
-    import threadpoolctl  # what takes time to load waits until there is work: `import minnl` is quick
+    import threadpoolctl  # imported with the first work, since the import takes long and `import minnl` is to be quick
 
     return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 class _OneBlasThread:
-    """BLAS on one thread while anyone is inside: the first caller sets it, the last puts back what was there.
+    """Context in which BLAS uses one thread: the first caller inside sets it, the last restores the earlier number.
 
-    Asked of the libraries directly: threadpoolctl's own context takes ten times as long, as long as a small task.
+    The context asks the libraries directly: threadpoolctl's own context takes ten times as long, as a small task does.
     """
 
     def __init__(self, before=()):
-        self.callers, self.before, self.lock = 0, before, threading.Lock()  # `before`: what there is to put back
+        self.callers, self.before, self.lock = 0, before, threading.Lock()
 
     def __enter__(self):
         with self.lock:
@@ -53,85 +52,72 @@ class _OneBlasThread:
     @staticmethod
     def _set(numbers):
         for library, threads in numbers:
-            # OpenBLAS's controller listens to no thread but the first that asked, as long as that lives: forget who did
+            # OpenBLAS's controller obeys only the thread that asked first, while that thread lives: forget that thread
             forget = getattr(library, "clear_controlling_thread", lambda force: None)
             forget(force=True)
             library.set_num_threads(threads)
             forget(force=True)
 
 
-def _start(before=()):
-    """The state of a process that has started no helper."""
-    global _jobs, _helpers, _helpers_lock, _one_blas_thread
-    _jobs, _helpers, _helpers_lock = queue.SimpleQueue(), 0, threading.Lock()
-    _one_blas_thread = _OneBlasThread(before)
+one_blas_thread = _OneBlasThread()
 
 
-_start()
+@functools.cache
+def _executor():
+    """The pool of threads, made with the first work that has several tasks."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(MOST, "minnl-kernel")
+
+
+def _start_in_child():
+    """The parent's threads do not exist in the child, and a lock that one of them held would never be released."""
+    global one_blas_thread
+    one_blas_thread = _OneBlasThread(one_blas_thread.before)
+    _executor.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-    # The parent's threads stay behind: those that helped, and those that were in the middle of a kernel or held a lock.
-    os.register_at_fork(after_in_child=lambda: _start(_one_blas_thread.before))
-
-
-def _call_helpers(number, work):
-    """Have `number` threads call work(), each when it is free; returns at once."""
-    global _helpers
-    with _helpers_lock:
-        while _helpers < number:
-            threading.Thread(target=_help, args=(_jobs,), name=f"minnl-kernel_{_helpers}", daemon=True).start()
-            _helpers += 1
-    for _ in range(number):  # each in a copy of the caller's context: what np.errstate says there holds here too
-        _jobs.put((contextvars.copy_context(), work))
-
-
-def _help(jobs):
-    _inside.task = True  # a task that calls `run` again computes in its own thread: all others could wait for it
-    while True:
-        context, work = jobs.get()
-        context.run(work)
-        del context, work  # or the arrays of this job would live until the next
+    os.register_at_fork(after_in_child=_start_in_child)
 
 
 def run(task, items):
     """Call ``task(item)`` for every item, on all threads; returns the results in order.
 
-    The calling thread works too. Whoever is free takes the next item, so unequal tasks even out; a helper that comes
-    late (another user thread keeps it busy) finds nothing left to do, and nobody waits for it.
+    The calling thread works too. A thread that is free takes the next item, so that tasks of different length even out.
+    No caller waits for a thread of the pool that has not begun, for instance because another caller keeps it busy.
     """
     items = list(items)
-    helpers = min(backend.threads(), len(items)) - 1
-    if getattr(_inside, "task", False):
+    threads = min(backend.threads(), len(items))
+    if getattr(_inside, "task", False):  # a task that calls `run` must not wait for threads that wait for this task
         return [task(item) for item in items]
-    with _one_blas_thread:
-        if helpers < 1:
+    with one_blas_thread:
+        if threads < 2:
             return [task(item) for item in items]
-        count, results, errors = len(items), [None] * len(items), []
-        turn, finished, all_done = itertools.count(), itertools.count(1), threading.Lock()
-        all_done.acquire()
+        count, results, turn = len(items), [None] * len(items), itertools.count()
 
         def work():
-            while (i := next(turn)) < count:
-                try:
-                    if not errors:
-                        results[i] = task(items[i])
-                except BaseException as error:
-                    errors.append(error)
-                if next(finished) == count:
-                    all_done.release()
+            _inside.task = True
+            try:
+                while (i := next(turn)) < count:
+                    results[i] = task(items[i])
+            except BaseException:
+                while next(turn) < count:  # no thread begins another item
+                    pass
+                raise
+            finally:
+                _inside.task = False
 
-        _call_helpers(helpers, work)
-        _inside.task = True
+        # Each thread works in a copy of the caller's context, so that the caller's np.errstate holds there as well.
+        futures = [_executor().submit(contextvars.copy_context().run, work) for _ in range(threads - 1)]
         try:
             work()
         finally:
-            _inside.task = False
-        all_done.acquire()
-        try:
-            if errors:
-                raise errors.pop(0)  # popped: the list would tie a knot of error and frame
-            return results
-        finally:
-            task = items = results = None  # or a late helper, which still has `work`, would keep their arrays
+            begun = [future for future in futures if not future.cancel()]
+            errors = [error for future in begun if (error := future.exception())]  # `exception` waits for the thread
+        for error in errors:
+            raise error
+        return results
 
 
 def shares(n, most=8, multiple=1):
@@ -143,7 +129,7 @@ def shares(n, most=8, multiple=1):
 
 
 def tasks_for(flops):
-    """Into how many tasks to cut that much work: few, since to hand one over takes its time too, and an even number."""
+    """The number of tasks for so many floating point operations: 1, or an even number up to 8."""
     return min(8, 2 * max(1, flops // 64_000_000)) if flops > 8_000_000 else 1
 
 

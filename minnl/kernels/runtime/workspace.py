@@ -1,4 +1,4 @@
-"""What a thread works out once for a shape, and the memory it then works in: docs/kernels/plans.md.
+"""What a thread works out once for a shape, and the memory it then works in: docs/kernels/runtime.md.
 
 Between two calls of NumPy a thread is in Python, where it needs the interpreter lock, and another one that is just done
 with its own call sleeps until it gets it. So what only depends on shapes (buffers, views of them, the products in turn)
