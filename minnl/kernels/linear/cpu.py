@@ -1,4 +1,4 @@
-"""Linear maps and matrix products on one BLAS thread: docs/kernels/linear.md.
+"""Linear maps and matrix products on one BLAS thread: docs/kernels/runtime.md.
 
 After a product on several threads of BLAS, OpenBLAS's threads wait for the next product by spinning, for about 100 ms.
 They spin on the cores that the kernels after the product need.

@@ -1,4 +1,4 @@
-"""The addition of two large gradients in blocks, on all threads: docs/kernels/pointwise.md."""
+"""The addition of two large gradients in blocks, on all threads: docs/kernels/runtime.md."""
 
 import numpy as np
 

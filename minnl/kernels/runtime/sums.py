@@ -1,4 +1,4 @@
-"""Sums down the columns of a matrix that keep their digits: docs/kernels/batch_norm.md."""
+"""Sums down the columns of a matrix that keep their digits: docs/kernels/runtime.md."""
 
 import numpy as np
 
