@@ -13,7 +13,7 @@ from hypothesis import settings
 import minnl
 from minnl import Tensor, backend, dispatch
 from minnl.kernels.runtime import cuda as source
-from minnl.kernels.runtime.cuda_kernel import CudaKernel
+from minnl.kernels.runtime.cuda import CudaKernel
 
 try:
     GPU = minnl.device("gpu")

@@ -9,7 +9,7 @@ import pytest
 import minnl
 import models
 from minnl import backend, data, optim
-from minnl.kernels.conv3d import cuda_im2col as conv_columns
+from minnl.kernels.conv3d import cuda_im2col
 from minnl.kernels.non_local import cuda as non_local
 from minnl.study import bill
 from minnl.study.memory_plan import Pool
@@ -57,19 +57,19 @@ def taken(pool, build, clips, frames, size, optimizer, folder):
 @pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_bill_is_what_the_pool_takes(pool, tmp_path, monkeypatch, name, limited):
-    """Within 5 %; also with slices of columns and blocks of logits as small beside the network as the real ones are.
+    """Within 5 %; also with slices and blocks of logits as small beside the network as the real ones are.
 
-    Where such a slice is large beside the network, one more may be taken: whether a small array that stays comes to lie
-    in the one that is free, is chance.
+    Where such a slice is large beside the network, the pool may take one more, or the bill may: whether a small array
+    that stays comes to lie in the free slice, is chance.
     """
     if limited:
-        monkeypatch.setattr(conv_columns, "SLICE", 2**16)
+        monkeypatch.setattr(cuda_im2col, "SLICE", 2**16)
         monkeypatch.setattr(non_local, "BLOCK_BYTES", 2**17)
     build, sizes = NETWORKS[name]
     optimizer = (lambda p: optim.SGD(p, 0.1, momentum=0.9)) if name == "c2d" else optim.AdamW
     total, found = taken(pool, build, *sizes, optimizer, tmp_path)
     chance = 4 * 49 * 8 * 8 * 16 * 16 if name == "c2d" and not limited else 0  # of 16384 windows of 7 x 7
-    assert -0.05 * total - chance < found.peak - total < 0.05 * total, (found.peak, total)
+    assert -0.05 * total - chance < found.peak - total < 0.05 * total + chance, (found.peak, total)
 
 
 def test_the_pool_is_cupys(pool):

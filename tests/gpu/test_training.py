@@ -12,7 +12,7 @@ import minnl
 import models
 import train
 from minnl import backend, data, dispatch, optim
-from minnl.kernels.conv3d import cuda_im2col as conv_columns
+from minnl.kernels.conv3d import cuda_im2col
 from minnl.training import Trainer, checkpoint, loop
 from tests.gpu.device import GPU  # noqa: F401 (skips all of this where there is none)
 from tests.gpu.watch import watched
@@ -182,7 +182,7 @@ def test_out_of_memory_in_the_middle_of_a_run(tmp_path, limited):
 
 
 def test_the_batch_that_should_fit_does(tmp_path, limited, monkeypatch):
-    monkeypatch.setattr(conv_columns, "SLICE", 2**16)  # beside 8 MB what the real one is beside 8 GB
+    monkeypatch.setattr(cuda_im2col, "SLICE", 2**16)  # beside 8 MB what the real one is beside 8 GB
 
     def fit(batch):
         limited(8_000_000)

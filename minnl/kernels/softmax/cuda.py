@@ -1,12 +1,11 @@
-"""Softmax, its logarithm and cross-entropy in one or two launches: docs/kernels/cuda_softmax.md."""
+"""Softmax, its logarithm and cross-entropy in one or two launches: docs/kernels/softmax.md."""
 
 from __future__ import annotations
 
 import math
 
 from minnl import backend
-from minnl.kernels.runtime.cuda import MOST_BLOCKS, Source, ceil_div, contiguous
-from minnl.kernels.runtime.cuda_kernel import CudaKernel
+from minnl.kernels.runtime.cuda import MAX_BLOCKS, THREADS, CudaKernel, Source, ceil_div, contiguous, power_of_two
 from minnl.ops.loss import CrossEntropy
 from minnl.ops.softmax import LogSoftmax, Softmax
 
@@ -15,14 +14,13 @@ SOFTMAX = Source(
     "softmax<T, true>", "softmax<T, false>", "gradient<T, true>", "gradient<T, false>",
     "cross_entropy<T>", "sum_rows<T>", "cross_entropy_gradient<T>",
 )  # fmt: skip
-THREADS = 256
-WARP = 1024  # numbers of a line of the last axis that a warp goes through; more take a block
-SHARING = 8  # threads of a block that share a line along another axis
-ROOM = 40 * 1024  # bytes that a block may keep its lines in; 48 KB are what it has, sums take some
+LONG_LINE = 1024  # A line of more than 1,024 numbers along the last axis takes a block, a shorter one a warp or less.
+SHARING = 8  # Along another axis 8 threads share a line, so a warp reads 32 neighbouring lines (not timed).
+MAX_SHARED = 40 * 1024  # A block keeps at most 40 KB of numbers in shared memory, of 48 KB; sums take the rest.
 
 
 class _AlongAxis(CudaKernel):
-    """Along any axis."""
+    """Softmax or its logarithm along any axis."""
 
     logarithm = False
 
@@ -30,7 +28,7 @@ class _AlongAxis(CudaKernel):
         (x,) = contiguous(x)
         lines = Lines(x, self.axis)
         self.y = backend.load_cupy().empty_like(x)
-        lines.launch("softmax", x, *lines.sizes, self.logarithm, lines.room > 0, self.y, shared=lines.room)
+        lines.launch("softmax", x, *lines.sizes, self.logarithm, lines.shared > 0, self.y, shared=lines.shared)
         return self.y
 
     def backward(self, gy):
@@ -58,8 +56,8 @@ class CudaCrossEntropy(CudaKernel, CrossEntropy):
         losses, weights = new(x.shape[:-1], dtype=x.dtype), new(rows, dtype=x.dtype)
         SOFTMAX.launch(
             "cross_entropy<T>", x.dtype, lines.blocks, lines.threads,
-            x, *target(self), rows, x.shape[-1], self.smoothing, lines.room > 0,
-            self.e, self.total, losses, weights, shared=lines.room,
+            x, *self.target_arrays(), rows, x.shape[-1], self.smoothing, lines.shared > 0,
+            self.e, self.total, losses, weights, shared=lines.shared,
         )  # fmt: skip
         if self.reduction == "none":
             return losses
@@ -72,32 +70,32 @@ class CudaCrossEntropy(CudaKernel, CrossEntropy):
         (gy,), gx = contiguous(gy), backend.load_cupy().empty_like(self.e)
         lines = Lines(gx, gx.ndim - 1)
         SOFTMAX.launch(
-            "cross_entropy_gradient<T>", gx.dtype, lines.blocks, lines.threads, self.e, self.total, *target(self), gy,
-            self.divisor if self.reduction == "mean" else None, self.reduction == "none", self.total.size, gx.shape[-1],
-            self.smoothing, gx,
+            "cross_entropy_gradient<T>", gx.dtype, lines.blocks, lines.threads,
+            self.e, self.total, *self.target_arrays(), gy, self.divisor if self.reduction == "mean" else None,
+            self.reduction == "none", self.total.size, gx.shape[-1], self.smoothing, gx,
         )  # fmt: skip
         return (gx,)
 
-
-def target(op):
-    return contiguous(op.labels, op.ignored, op.weight)
+    def target_arrays(self):
+        return contiguous(self.labels, self.ignored, self.weight)
 
 
 class Lines:
-    """The lines of an array along an axis, and how threads share them: by the shape alone, for the same bits.
+    """The lines of an array along an axis, and how threads share them.
 
-    Along the last axis the smallest power of two that covers a line, up to a warp, or else a block.
+    Along the last axis the smallest power of two that covers a line, up to a warp, or else a block. The shape alone
+    decides, so sums have the same bits on any GPU.
     """
 
     def __init__(self, array, axis):
         self.dtype, n = array.dtype, array.shape[axis]
         inner, lines = math.prod(array.shape[axis + 1 :]), array.size // n
         self.sizes, self.rows = (lines, n, inner), inner == 1
-        members = THREADS if self.rows and n > WARP else min(32 if self.rows else SHARING, 1 << (n - 1).bit_length())
-        self.threads = (members, THREADS // members) if self.rows else (THREADS // members, members)
-        self.blocks = min(ceil_div(lines, THREADS // members), MOST_BLOCKS)
-        kept = ceil_div(n, members) * THREADS * array.itemsize
-        self.room = kept if kept <= ROOM else 0
+        size = THREADS if self.rows and n > LONG_LINE else power_of_two(n, 32 if self.rows else SHARING)
+        self.threads = (size, THREADS // size) if self.rows else (THREADS // size, size)
+        self.blocks = min(ceil_div(lines, THREADS // size), MAX_BLOCKS)
+        shared = ceil_div(n, size) * THREADS * array.itemsize
+        self.shared = shared if shared <= MAX_SHARED else 0  # bytes
 
     def launch(self, kernel, *arguments, shared=0):
         name = f"{kernel}<T, {'true' if self.rows else 'false'}>"
