@@ -66,7 +66,7 @@ def test_a_sweep_frees_what_ops_kept_while_tensors_live(no_collector):
         """Held by an op like an array would be."""
 
     class Keeps(Op):
-        keeps = ("kept",)
+        saved_for_backward = ("kept",)
 
         def forward(self, x):
             self.kept = Kept()

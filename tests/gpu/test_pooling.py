@@ -162,7 +162,7 @@ def test_tables_are_made_once_a_shape():
 def test_winners_are_kept_for_a_gradient_only():
     x = Tensor(arrays((1, 4, 4, 4, 3))[0], device=GPU)
     for fn, dtype in ((F.max_pool3d, np.uint8), (F.adaptive_max_pool3d, np.int64)):
-        assert fn(Tensor(x.data, requires_grad=True), 2).op.winner.dtype == dtype
+        assert fn(Tensor(x.data, requires_grad=True), 2).op.argmax.dtype == dtype
         with no_grad(), mock.patch.object(pool, "launch", wraps=pool.launch) as launch:
             fn(x, 2)
         assert launch.call_args.args[-1] is None

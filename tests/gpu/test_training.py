@@ -188,7 +188,7 @@ def test_the_batch_that_should_fit_does(tmp_path, limited, monkeypatch):
         limited(8_000_000)
         trainer(tmp_path / str(batch), "gpu", steps=2, batch=batch).fit(max_steps=3, plain=True)
 
-    with pytest.raises(MemoryError, match=r"By the bill \d+ should fit") as caught:
+    with pytest.raises(MemoryError, match=r"By the cost summary \d+ should fit") as caught:
         fit(96)
     batch = int(re.search(r"--batch-size (\d+)", str(caught.value))[1])
     assert batch >= 8

@@ -38,7 +38,7 @@ def both(fn, x, gy_seed=1):
         with minnl.use_kernels(mode):
             leaf = Tensor(x, requires_grad=True)
             y = fn(leaf)
-            winner = y.op.winner.copy()
+            winner = y.op.argmax.copy()
             # small whole numbers: their sums are exact in any order
             y.backward(np.random.default_rng(gy_seed).integers(-9, 9, y.shape).astype(np.float32))
         found.append((y.data, winner, leaf.grad))
@@ -91,7 +91,7 @@ def test_max_pool_of_more_taps_than_half_a_byte_counts():
 def test_max_pool_keeps_an_argmax_only_for_a_gradient():
     x = np.zeros((1, 2, 4, 4, 3), np.float32)
     with minnl.use_kernels("fast"):
-        assert F.max_pool3d(Tensor(x, requires_grad=True), 2).op.winner.dtype == np.uint8
+        assert F.max_pool3d(Tensor(x, requires_grad=True), 2).op.argmax.dtype == np.uint8
         with mock.patch.object(cpu, "rank", side_effect=AssertionError("looked for the argmax")), no_grad():
             F.max_pool3d(Tensor(x), (1, 2, 2))
 
@@ -151,8 +151,8 @@ def test_blocks_cover_everything_once_and_are_no_larger_than_they_should_be(shap
     """But a frame of the output is never cut."""
     with cut(3000):
         op = F.max_pool3d(Tensor(np.zeros(shape, np.float32), requires_grad=True), (1, 3, 3), (1, 2, 2), (0, 1, 1)).op
-        covered = np.zeros(op.winner.shape[:2], int)
-        for block in op.blocks(op.winner.shape):
+        covered = np.zeros(op.argmax.shape[:2], int)
+        for block in op.blocks(op.argmax.shape):
             covered[block] += 1
             frames = covered[block].size
             assert frames == 1 or frames * np.prod(shape[2:]) <= 3000

@@ -31,7 +31,7 @@ class LargeKernel:
 class CpuBatchNorm(LargeKernel, BatchNorm):
     """With the statistics of the batch."""
 
-    keeps = (*BatchNorm.keeps, "mean_error")
+    saved_for_backward = (*BatchNorm.saved_for_backward, "mean_error")
 
     def forward(self, x, weight, bias, *residual):
         self.x, self.weight = x, weight
@@ -78,7 +78,7 @@ class CpuBatchNorm(LargeKernel, BatchNorm):
 class CpuFrozenBatchNorm(LargeKernel, FrozenBatchNorm):
     """With given statistics."""
 
-    keeps = (*FrozenBatchNorm.keeps, "mean_error")
+    saved_for_backward = (*FrozenBatchNorm.saved_for_backward, "mean_error")
 
     def forward(self, x, weight, bias, *residual):
         self.rstd = 1 / np.sqrt(self.var + np.float32(self.eps))

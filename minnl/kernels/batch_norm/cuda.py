@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minnl import backend
-from minnl.engine import hollow
+from minnl.engine import meta_array
 from minnl.kernels.runtime.cuda import CudaKernel, Source, contiguous, grid
 from minnl.kernels.runtime.row_tiles import RowTiles
 from minnl.ops.norm import BatchNorm, FrozenBatchNorm
@@ -50,7 +50,7 @@ class _Normalises(CudaKernel):
 class CudaBatchNorm(_Normalises, BatchNorm):
     """With the statistics of the batch."""
 
-    keeps = (*BatchNorm.keeps, "mean_error")
+    saved_for_backward = (*BatchNorm.saved_for_backward, "mean_error")
 
     def forward(self, x, weight, bias, *residual):
         self.x, self.weight, bias, *residual = contiguous(x, weight, bias, *residual)
@@ -82,15 +82,15 @@ class CudaBatchNorm(_Normalises, BatchNorm):
         return [], [], [[2 * tiles.slices * tiles.channels * self.x.itemsize]]
 
     def infer(self, x, weight, *others):
-        _partial = hollow((RowTiles(x).slices, *weight.shape, 3), x.dtype)  # until y exists, as in forward
-        self.mean_error = hollow(weight.shape, x.dtype)
+        _partial = meta_array((RowTiles(x).slices, *weight.shape, 3), x.dtype)  # until y exists, as in forward
+        self.mean_error = meta_array(weight.shape, x.dtype)
         return super().infer(x, weight, *others)
 
 
 class CudaFrozenBatchNorm(_Normalises, FrozenBatchNorm):
     """With given statistics."""
 
-    keeps = (*FrozenBatchNorm.keeps, "mean_error")
+    saved_for_backward = (*FrozenBatchNorm.saved_for_backward, "mean_error")
 
     def forward(self, x, weight, bias, *residual):
         x, weight, bias, self.mean, var, *residual = contiguous(x, weight, bias, self.mean, self.var, *residual)

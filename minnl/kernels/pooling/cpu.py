@@ -28,12 +28,12 @@ class CpuMaxPool3d(CpuKernel, MaxPool3d):
     def forward(self, x):
         self.shape, x = x.shape, np.ascontiguousarray(x)
         y = memory.empty(self.infer_shape(x), x.dtype)
-        self.winner = memory.empty(y.shape, np.uint8) if self.needs[0] else None
+        self.argmax = memory.empty(y.shape, np.uint8) if self.needs[0] else None
 
         def task(block):
             """Pool a block; False if no comparison finds its argmax: that of NaN, or of nothing but -infinity."""
             self.pool(x, y, block)
-            return self.winner is None or y[block].min() > -math.inf
+            return self.argmax is None or y[block].min() > -math.inf
 
         blocks = self.blocks(y.shape)
         done = [task(block) for block in blocks] if x.size <= ALONE else threads.run(task, blocks)
@@ -54,7 +54,7 @@ class CpuMaxPool3d(CpuKernel, MaxPool3d):
         values the one of the highest rank is the first in the window.
         """
         samples, frames = block
-        y, argmax = y[block], None if self.winner is None else self.winner[block]
+        y, argmax = y[block], None if self.argmax is None else self.argmax[block]
         axes = [axis for axis in range(3) if self.kernel[axis] > 1 or self.stride[axis] > 1] or [2]
         values, ranks = x[samples] if axes[0] == 0 else x[samples, frames], None
         for axis in axes:
@@ -93,7 +93,7 @@ class CpuMaxPool3d(CpuKernel, MaxPool3d):
         )
         frame = (h[:, None, None] + w[:, None] + c).reshape(-1)  # where tap 0 of each window lies in its frame
         frames = (n[:, None] * steps[0] + t).reshape(-1, 1)
-        gy, argmax = (a.reshape(len(frames), -1) for a in (gy, self.winner))
+        gy, argmax = (a.reshape(len(frames), -1) for a in (gy, self.argmax))
         for run in threads.pieces(len(frames), INDICES // frame.size):
             indices = memory.empty(gy[run].shape, np.intp)
             np.take(np.array(taps), argmax[run], out=indices, mode="clip")  # the mode that needs no buffer

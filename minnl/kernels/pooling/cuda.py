@@ -41,8 +41,8 @@ class _Pool(CudaKernel):
         y = xp.empty((x.shape[0], *(a.out for a in axes), x.shape[4]), dtype=x.dtype)
         results = [y]
         if self.argmax_dtype:
-            self.winner = xp.empty(y.shape, dtype=self.argmax_dtype) if self.needs[0] else None
-            results.append(self.winner)
+            self.argmax = xp.empty(y.shape, dtype=self.argmax_dtype) if self.needs[0] else None
+            results.append(self.argmax)
         sizes = *x.shape[1:], lines(y), *y.shape[1:4]
         windows = [a.windows for a in axes]
         launch(self.forward_kernel, y.shape, axes[0].taps * axes[1].taps, x, *windows, *sizes, *results)
@@ -53,7 +53,7 @@ class _Pool(CudaKernel):
         axes, gx = self.axes(backend.device_of(gy)), backend.load_cupy().empty(self.shape, dtype=gy.dtype)
         tables = *(a.windows for a in axes), *(a.covering for a in axes)
         sizes = lines(gx), *gx.shape[1:], *gy.shape[1:4]
-        argmax = self.winner if self.argmax_dtype else None
+        argmax = self.argmax if self.argmax_dtype else None
         launch(self.gradient_kernel, gx.shape, 1, gy, argmax, *tables, *sizes, gx)
         return (gx,)
 
