@@ -59,7 +59,7 @@ def taken(pool, build, clips, frames, size, optimizer, folder):
 def test_the_bill_is_what_the_pool_takes(pool, tmp_path, monkeypatch, name, limited):
     """Within 5 %; also with slices and blocks of logits as small beside the network as the real ones are.
 
-    Where such a slice is large beside the network, the pool may take one more, or the summary may: whether a small array
+    Where such a slice is large beside the network, the pool or the summary may take one more: whether a small array
     that stays comes to lie in the free slice, is chance.
     """
     if limited:

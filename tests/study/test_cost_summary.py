@@ -246,7 +246,7 @@ def test_after_an_error_ops_compute_again():
         cost_summary.summarize(model, (2, 6, 16, 20, 3))
     assert model(noise()).data.any()
     for shape in ((2, 6, 16, 1), (0, 6, 16, 16, 1)):
-        with pytest.raises(ValueError, match=r"plan: shape must be five sizes \(N, T, H, W, C\) of 1 or more"):
+        with pytest.raises(ValueError, match=r"summarize: shape must be five sizes \(N, T, H, W, C\) of 1 or more"):
             cost_summary.summarize(model, shape)
 
 
