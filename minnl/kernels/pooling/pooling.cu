@@ -55,7 +55,7 @@ struct Argmax {
 
 struct Mean {
     double sum;
-    index_t tap;  // not used
+    index_t tap;  // unused: a mean has no argmax
 
     __device__ static Mean start(index_t first_tap) { return {0, first_tap}; }
     __device__ void add(double value, index_t) { sum += value; }
