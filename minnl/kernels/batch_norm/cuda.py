@@ -77,12 +77,12 @@ class CudaBatchNorm(_Normalises, BatchNorm):
         return (gx, gweight, gbias, gresidual)[: len(self.needs)]
 
     def workspace(self):
-        """Backward's partial sums, before the result: see :meth:`CudaKernel.workspace`. `infer` makes forward's."""
+        """The partial sums of backward: see :meth:`CudaKernel.workspace`. `infer` makes those of forward, before y."""
         tiles = RowTiles(self.x)
         return [], [], [[2 * tiles.slices * tiles.channels * self.x.itemsize]]
 
     def infer(self, x, weight, *others):
-        _partial = meta_array((RowTiles(x).slices, *weight.shape, 3), x.dtype)  # until y exists, as in forward
+        _partial = meta_array((RowTiles(x).slices, *weight.shape, 3), x.dtype)  # exists until y does, as in forward
         self.mean_error = meta_array(weight.shape, x.dtype)
         return super().infer(x, weight, *others)
 

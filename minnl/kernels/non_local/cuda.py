@@ -5,11 +5,10 @@ from __future__ import annotations
 from minnl import backend
 from minnl.kernels.non_local.exponentials import SavesExponentials
 from minnl.kernels.runtime.cublas import multiply
-from minnl.kernels.runtime.cuda import MAX_BLOCKS_Y, THREADS, CudaKernel, Source, ceil_div, contiguous, power_of_two
+from minnl.kernels.runtime.cuda import CudaKernel, Source, ceil_div, contiguous, row_grid
 
 NON_LOCAL = Source("non_local/non_local.cu", "softmax<T>", "gradient<T>")
 BLOCK_BYTES = 64 * 2**20  # A block of logits takes at most 64 MB, but has at least one query; backward has two blocks.
-LONG_ROW = 1024  # A row of more than 1,024 keys takes a block of threads, a shorter one a warp or less.
 
 
 class FoldsPositions(CudaKernel):
@@ -121,7 +120,4 @@ def sizes(p):
 
 def launch_rows(kernel, p, *arguments):
     """Launch a kernel over the rows of a block; p is the kernel's first argument."""
-    rows, keys = sizes(p)
-    width = THREADS if keys > LONG_ROW else power_of_two(keys)
-    height = THREADS // width
-    NON_LOCAL.launch(kernel, p.dtype, (1, min(ceil_div(rows, height), MAX_BLOCKS_Y)), (width, height), p, *arguments)
+    NON_LOCAL.launch(kernel, p.dtype, *row_grid(*sizes(p)), p, *arguments)

@@ -15,7 +15,7 @@ from minnl.ops.pool import AvgPool3d, MaxPool3d
 
 POOL = Source(
     "pooling/pooling.cu",
-    "max_pool<T, unsigned char, true>", "max_pool<T, index_t, false>", "avg_pool<T>",
+    "pool<T, unsigned char, Argmax<T, true>>", "pool<T, index_t, Argmax<T, false>>", "pool<T, unsigned char, Mean>",
     "gradient<T, unsigned char>", "gradient<T, index_t>",
 )  # fmt: skip
 ENOUGH_THREADS = 1 << 17  # 131,072 threads keep a GPU busy; with fewer outputs several threads share a window.
@@ -28,7 +28,7 @@ class _Pool(CudaKernel):
     `argmax_dtype` is the dtype of the argmax that forward saves, None for a mean.
     """
 
-    forward_kernel, gradient_kernel, argmax_dtype = "avg_pool<T>", "gradient<T, unsigned char>", None
+    forward_kernel, gradient_kernel, argmax_dtype = "pool<T, unsigned char, Mean>", "gradient<T, unsigned char>", None
 
     @classmethod
     def suits(cls, op, arrays):
@@ -39,13 +39,12 @@ class _Pool(CudaKernel):
         (x,), self.shape, xp = contiguous(x), x.shape, backend.load_cupy()
         axes = self.axes(backend.device_of(x))
         y = xp.empty((x.shape[0], *(a.out for a in axes), x.shape[4]), dtype=x.dtype)
-        results = [y]
+        argmax = xp.empty(y.shape, dtype=self.argmax_dtype) if self.argmax_dtype and self.needs[0] else None
         if self.argmax_dtype:
-            self.argmax = xp.empty(y.shape, dtype=self.argmax_dtype) if self.needs[0] else None
-            results.append(self.argmax)
+            self.argmax = argmax
         sizes = *x.shape[1:], lines(y), *y.shape[1:4]
         windows = [a.windows for a in axes]
-        launch(self.forward_kernel, y.shape, axes[0].taps * axes[1].taps, x, *windows, *sizes, *results)
+        launch(self.forward_kernel, y.shape, axes[0].taps * axes[1].taps, x, *windows, *sizes, y, argmax)
         return y
 
     def backward(self, gy):
@@ -73,7 +72,7 @@ class _Adaptive(_Pool):
 
 
 class CudaMaxPool3d(_Sliding, MaxPool3d):
-    forward_kernel, argmax_dtype = "max_pool<T, unsigned char, true>", "uint8"
+    forward_kernel, argmax_dtype = "pool<T, unsigned char, Argmax<T, true>>", "uint8"
 
     def counted(self):
         return self.kernel
@@ -93,7 +92,8 @@ class CudaAvgPool3d(_Sliding, AvgPool3d):
 
 
 class CudaAdaptiveMaxPool3d(_Adaptive, AdaptiveMaxPool3d):
-    forward_kernel, gradient_kernel, argmax_dtype = "max_pool<T, index_t, false>", "gradient<T, index_t>", "int64"
+    forward_kernel, gradient_kernel = "pool<T, index_t, Argmax<T, false>>", "gradient<T, index_t>"
+    argmax_dtype = "int64"
 
 
 class CudaAdaptiveAvgPool3d(_Adaptive, AdaptiveAvgPool3d):

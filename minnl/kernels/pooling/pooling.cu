@@ -40,7 +40,8 @@ struct Argmax {
     T value;
     index_t tap;
 
-    __device__ void update(T other, index_t other_tap) {
+    __device__ static Argmax start(index_t first_tap) { return {-infinity<T>(), first_tap}; }
+    __device__ void add(T other, index_t other_tap) {
         const bool sooner = other_tap < tap, nan = value != value;
         const bool better = other != other ? !nan || sooner != LAST_NAN : other > value || (other == value && sooner);
         if (better) {
@@ -48,22 +49,26 @@ struct Argmax {
             tap = other_tap;
         }
     }
-
-    __device__ void merge(const Argmax& other) { update(other.value, other.tap); }
+    __device__ void merge(const Argmax& other) { add(other.value, other.tap); }
+    __device__ T result(index_t) const { return value; }
 };
 
-struct Total {
+struct Mean {
     double sum;
+    index_t tap;  // unused: a mean has no argmax
 
-    __device__ void merge(const Total& other) { sum += other.sum; }
+    __device__ static Mean start(index_t first_tap) { return {0, first_tap}; }
+    __device__ void add(double value, index_t) { sum += value; }
+    __device__ void merge(const Mean& other) { sum += other.sum; }
+    __device__ double result(index_t count) const { return sum / count; }
 };
 
 // y, and the number of the largest tap (null: not wanted). out_... are sizes of y, the others of x.
-template <typename T, typename N, bool LAST_NAN>
-__global__ void max_pool(const T* __restrict__ x, const Window* __restrict__ along_t,
-                        const Window* __restrict__ along_h, const Window* __restrict__ along_w, index_t frames,
-                        index_t rows, index_t columns, index_t channels, index_t out_lines, index_t out_frames,
-                        index_t out_rows, index_t out_columns, T* __restrict__ y, N* __restrict__ argmax) {
+template <typename T, typename N, typename Accumulator>
+__global__ void pool(const T* __restrict__ x, const Window* __restrict__ along_t, const Window* __restrict__ along_h,
+                     const Window* __restrict__ along_w, index_t frames, index_t rows, index_t columns,
+                     index_t channels, index_t out_lines, index_t out_frames, index_t out_rows, index_t out_columns,
+                     T* __restrict__ y, N* __restrict__ argmax) {
     const index_t place = channel(), width = out_columns * channels;
     const bool idle = place >= width;  // an idle thread takes part in merge_rows all the same
     index_t column = place;
@@ -73,35 +78,13 @@ __global__ void max_pool(const T* __restrict__ x, const Window* __restrict__ alo
         index_t sample = line;
         const Window h = along_h[unravel(sample, out_rows)], t = along_t[unravel(sample, out_frames)];
         const T* values = x + sample * frames * rows * columns * channels + c;
-        Argmax<T, LAST_NAN> best = {-infinity<T>(), (index_t(t.first) * h.count + h.first) * w.count + w.first};
+        Accumulator all = Accumulator::start((index_t(t.first) * h.count + h.first) * w.count + w.first);
         if (!idle)
-            each_tap(t, h, w, rows, columns, [&](index_t at, index_t tap) { best.update(values[at * channels], tap); });
-        if (blockDim.y > 1) best = merge_rows(best);
+            each_tap(t, h, w, rows, columns, [&](index_t at, index_t tap) { all.add(values[at * channels], tap); });
+        if (blockDim.y > 1) all = merge_rows(all);
         if (idle || threadIdx.y != 0) continue;
-        y[line * width + place] = best.value;
-        if (argmax) argmax[line * width + place] = N(best.tap);
-    }
-}
-
-template <typename T>
-__global__ void avg_pool(const T* __restrict__ x, const Window* __restrict__ along_t,
-                         const Window* __restrict__ along_h, const Window* __restrict__ along_w, index_t frames,
-                         index_t rows, index_t columns, index_t channels, index_t out_lines, index_t out_frames,
-                         index_t out_rows, index_t out_columns, T* __restrict__ y) {
-    const index_t place = channel(), width = out_columns * channels;
-    const bool idle = place >= width;
-    index_t column = place;
-    const int c = unravel(column, channels);
-    const Window w = along_w[idle ? 0 : column];
-    for (index_t line = blockIdx.y; line < out_lines; line += gridDim.y) {
-        index_t sample = line;
-        const Window h = along_h[unravel(sample, out_rows)], t = along_t[unravel(sample, out_frames)];
-        const T* values = x + sample * frames * rows * columns * channels + c;
-        Total total = {0};
-        if (!idle) each_tap(t, h, w, rows, columns, [&](index_t at, index_t) { total.sum += values[at * channels]; });
-        if (blockDim.y > 1) total = merge_rows(total);
-        if (idle || threadIdx.y != 0) continue;
-        y[line * width + place] = total.sum / (index_t(t.count) * h.count * w.count);
+        y[line * width + place] = all.result(index_t(t.count) * h.count * w.count);
+        if (argmax) argmax[line * width + place] = N(all.tap);
     }
 }
 

@@ -20,6 +20,7 @@ FLOATS = {"float32": "float", "float64": "double"}
 SCALARS = {"bool": np.bool_, "index_t": np.int64, "double": np.float64}  # the types of a kernel's scalar parameters
 THREADS = 256  # A block has 256 threads: four or more such blocks fit on a multiprocessor of any GPU since sm_70.
 MAX_BLOCKS = 8192  # A striding grid has at most 8,192 blocks: about 8 waves on 132 multiprocessors, and a quick start.
+LONG_ROW = 1024  # A row of more than 1,024 numbers takes a block of threads, a shorter row a warp or less (not timed).
 MAX_BLOCKS_Y = 32768  # A grid has at most 32,768 blocks along y, where CUDA allows 65,535.
 
 
@@ -164,3 +165,14 @@ def power_of_two(n, most=32):
 def grid(n, threads=THREADS):
     """(blocks, threads) along one axis, for a kernel that strides over n elements by the size of the grid."""
     return min(ceil_div(n, threads), MAX_BLOCKS), threads
+
+
+def row_grid(rows, n):
+    """(blocks, threads) of a kernel that strides, along y, over rows of n numbers.
+
+    The threads along x share a row: the smallest power of two that covers the row, up to a warp, or else a block. The
+    shape alone decides, so sums have the same bits on any GPU.
+    """
+    width = THREADS if n > LONG_ROW else power_of_two(n)
+    height = THREADS // width
+    return (1, min(ceil_div(rows, height), MAX_BLOCKS)), (width, height)

@@ -5,37 +5,37 @@ from __future__ import annotations
 import math
 
 from minnl import backend
-from minnl.kernels.runtime.cuda import MAX_BLOCKS, THREADS, CudaKernel, Source, ceil_div, contiguous, power_of_two
+from minnl.kernels.runtime.cuda import THREADS, CudaKernel, Source, ceil_div, contiguous, row_grid
 from minnl.ops.loss import CrossEntropy
 from minnl.ops.softmax import LogSoftmax, Softmax
 
 SOFTMAX = Source(
     "softmax/softmax.cu",
-    "softmax<T, true>", "softmax<T, false>", "gradient<T, true>", "gradient<T, false>",
-    "cross_entropy<T>", "sum_rows<T>", "cross_entropy_gradient<T>",
+    "softmax<T>", "gradient<T>", "cross_entropy<T>", "sum_rows<T>", "cross_entropy_gradient<T>",
 )  # fmt: skip
-LONG_LINE = 1024  # A line of more than 1,024 numbers along the last axis takes a block, a shorter one a warp or less.
-SHARING = 8  # Along another axis 8 threads share a line, so a warp reads 32 neighbouring lines (not timed).
 MAX_SHARED = 40 * 1024  # A block keeps at most 40 KB of numbers in shared memory, of 48 KB; sums take the rest.
 
 
 class _AlongAxis(CudaKernel):
-    """Softmax or its logarithm along any axis."""
+    """Softmax or its logarithm. Another axis than the last is swapped with the last one."""
 
     logarithm = False
 
     def forward(self, x):
-        (x,) = contiguous(x)
-        lines = Lines(x, self.axis)
-        self.y = backend.load_cupy().empty_like(x)
-        lines.launch("softmax", x, *lines.sizes, self.logarithm, lines.shared > 0, self.y, shared=lines.shared)
+        (x,) = contiguous(x.swapaxes(self.axis, -1))
+        y, (rows, n) = backend.load_cupy().empty_like(x), rows_of(x)
+        shared = shared_bytes(x)
+        SOFTMAX.launch(
+            "softmax<T>", x.dtype, *row_grid(rows, n), x, rows, n, self.logarithm, shared > 0, y, shared=shared
+        )
+        (self.y,) = contiguous(y.swapaxes(self.axis, -1))
         return self.y
 
     def backward(self, gy):
-        y, gy = contiguous(self.y, gy)
-        lines, gx = Lines(y, self.axis), backend.load_cupy().empty_like(y)
-        lines.launch("gradient", y, gy, *lines.sizes, self.logarithm, gx)
-        return (gx,)
+        y, gy = contiguous(*(a.swapaxes(self.axis, -1) for a in (self.y, gy)))
+        gx, (rows, n) = backend.load_cupy().empty_like(y), rows_of(y)
+        SOFTMAX.launch("gradient<T>", y.dtype, *row_grid(rows, n), y, gy, rows, n, self.logarithm, gx)
+        return contiguous(gx.swapaxes(self.axis, -1))
 
 
 class CudaSoftmax(_AlongAxis, Softmax):
@@ -48,16 +48,16 @@ class CudaLogSoftmax(_AlongAxis, LogSoftmax):
 
 class CudaCrossEntropy(CudaKernel, CrossEntropy):
     def forward(self, x):
-        (x,), rows = contiguous(x), math.prod(x.shape[:-1])
-        lines, new = Lines(x, x.ndim - 1), backend.load_cupy().empty
+        (x,), (rows, classes), new = contiguous(x), rows_of(x), backend.load_cupy().empty
         self.e = self.total = None
         if self.needs[0]:
             self.e, self.total = new(x.shape, dtype=x.dtype), new((*x.shape[:-1], 1), dtype=x.dtype)
         losses, weights = new(x.shape[:-1], dtype=x.dtype), new(rows, dtype=x.dtype)
+        shared = shared_bytes(x)
         SOFTMAX.launch(
-            "cross_entropy<T>", x.dtype, lines.blocks, lines.threads,
-            x, *self.target_arrays(), rows, x.shape[-1], self.smoothing, lines.shared > 0,
-            self.e, self.total, losses, weights, shared=lines.shared,
+            "cross_entropy<T>", x.dtype, *row_grid(rows, classes),
+            x, *self.target_arrays(), rows, classes, self.smoothing, shared > 0,
+            self.e, self.total, losses, weights, shared=shared,
         )  # fmt: skip
         if self.reduction == "none":
             return losses
@@ -67,12 +67,11 @@ class CudaCrossEntropy(CudaKernel, CrossEntropy):
         return loss
 
     def backward(self, gy):
-        (gy,), gx = contiguous(gy), backend.load_cupy().empty_like(self.e)
-        lines = Lines(gx, gx.ndim - 1)
+        (gy,), gx, (rows, classes) = contiguous(gy), backend.load_cupy().empty_like(self.e), rows_of(self.e)
         SOFTMAX.launch(
-            "cross_entropy_gradient<T>", gx.dtype, lines.blocks, lines.threads,
+            "cross_entropy_gradient<T>", gx.dtype, *row_grid(rows, classes),
             self.e, self.total, *self.target_arrays(), gy, self.divisor if self.reduction == "mean" else None,
-            self.reduction == "none", self.total.size, gx.shape[-1], self.smoothing, gx,
+            self.reduction == "none", rows, classes, self.smoothing, gx,
         )  # fmt: skip
         return (gx,)
 
@@ -80,23 +79,13 @@ class CudaCrossEntropy(CudaKernel, CrossEntropy):
         return contiguous(self.labels, self.ignored, self.weight)
 
 
-class Lines:
-    """The lines of an array along an axis, and how threads share them.
+def rows_of(x):
+    """(rows, numbers of a row) of an array as a matrix."""
+    return math.prod(x.shape[:-1]), x.shape[-1]
 
-    Along the last axis the smallest power of two that covers a line, up to a warp, or else a block. The shape alone
-    decides, so sums have the same bits on any GPU.
-    """
 
-    def __init__(self, array, axis):
-        self.dtype, n = array.dtype, array.shape[axis]
-        inner, lines = math.prod(array.shape[axis + 1 :]), array.size // n
-        self.sizes, self.rows = (lines, n, inner), inner == 1
-        size = THREADS if self.rows and n > LONG_LINE else power_of_two(n, 32 if self.rows else SHARING)
-        self.threads = (size, THREADS // size) if self.rows else (THREADS // size, size)
-        self.blocks = min(ceil_div(lines, THREADS // size), MAX_BLOCKS)
-        shared = ceil_div(n, size) * THREADS * array.itemsize
-        self.shared = shared if shared <= MAX_SHARED else 0  # bytes
-
-    def launch(self, kernel, *arguments, shared=0):
-        name = f"{kernel}<T, {'true' if self.rows else 'false'}>"
-        SOFTMAX.launch(name, self.dtype, self.blocks, self.threads, *arguments, shared=shared)
+def shared_bytes(x):
+    """Shared memory of a block for its numbers, or 0 where the rows of x are too long for that."""
+    _, (width, _) = row_grid(*rows_of(x))
+    needed = ceil_div(x.shape[-1], width) * THREADS * x.itemsize
+    return needed if needed <= MAX_SHARED else 0

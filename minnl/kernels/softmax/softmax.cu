@@ -1,51 +1,16 @@
-// Softmax, its logarithm and cross-entropy along an axis, forward and backward: docs/kernels/softmax.md.
+// Softmax, its logarithm and cross-entropy along the last axis, forward and backward: docs/kernels/softmax.md.
 //
-// A line is the n numbers of one softmax, `inner` apart. Several threads of a block share a line. Along the last axis
-// (ROWS; inner is 1) these threads are neighbours along x, up to a warp of them or the whole block. Along other axes
-// they are neighbours along y, and neighbours along x have neighbouring lines.
+// A row holds the n numbers of one softmax. The threads of a block that share a threadIdx.y share a row: blockDim.x of
+// them, a power of two up to a warp, or the whole block. Every thread of a block takes part in every step over the
+// rows, even past the last row, because the threads exchange values.
 
-template <bool ROWS>
-struct Thread {  // its line among those of the block; its rank among the threads that share the line, and their number
-    const int line = ROWS ? threadIdx.y : threadIdx.x, lines = ROWS ? blockDim.y : blockDim.x;
-    const int rank = ROWS ? threadIdx.x : threadIdx.y, size = ROWS ? blockDim.x : blockDim.y;
-};
-
-__device__ inline index_t start_of(index_t line, index_t n, index_t inner) {
-    return line / inner * n * inner + line % inner;
+// Ignores NaN. A NaN still reaches the sum of the exponentials, and through the sum every result of the row.
+template <typename T>
+__device__ T row_max(T value) {
+    return row_reduce(value, -infinity<T>(), [](T a, T b) { return fmax(a, b); });
 }
 
-// Merges the values of the threads that share a line; all of them get the result. Every thread of the block has to
-// call.
-template <bool ROWS, typename T, typename Merge>
-__device__ T line_reduce(T value, T neutral, Merge merge) {
-    if constexpr (ROWS) {
-        return row_reduce(value, neutral, merge);
-    } else {
-        __shared__ T values[MAX_THREADS];
-        T* mine = values + threadIdx.y * blockDim.x + threadIdx.x;
-        __syncthreads();  // an earlier call may still be reading
-        *mine = value;
-        for (int half = blockDim.y / 2; half > 0; half /= 2) {
-            __syncthreads();
-            if (threadIdx.y < half) *mine = merge(*mine, mine[half * blockDim.x]);
-        }
-        __syncthreads();
-        return values[threadIdx.x];
-    }
-}
-
-template <bool ROWS, typename T>
-__device__ T line_sum(T value) {
-    return line_reduce<ROWS>(value, T(0), [](T a, T b) { return a + b; });
-}
-
-// Ignores NaN. A NaN still reaches the sum of the exponentials, and through the sum every result of the line.
-template <bool ROWS, typename T>
-__device__ T line_max(T value) {
-    return line_reduce<ROWS>(value, -infinity<T>(), [](T a, T b) { return fmax(a, b); });
-}
-
-// The numbers of a line that this thread needs several times. With `shared` they stay in shared memory after the first
+// The numbers of a row that this thread needs several times. With `shared` they stay in shared memory after the first
 // reading, else they are read again. Number k of each thread lies beside number k of the other threads.
 template <typename T>
 struct Cache {
@@ -66,44 +31,39 @@ struct Cache {
 };
 
 // y = exp(x - top) / total, or with `logarithm` y = x - top - log(total).
-template <typename T, bool ROWS>
-__global__ void softmax(const T* __restrict__ x, index_t lines, index_t n, index_t inner, bool logarithm, bool shared,
+template <typename T>
+__global__ void softmax(const T* __restrict__ x, index_t rows, index_t n, bool logarithm, bool shared,
                         T* __restrict__ y) {
-    const Thread<ROWS> at;
     const Cache<T> cache(shared);
-    for (index_t line = (index_t)blockIdx.x * at.lines; line < lines; line += (index_t)gridDim.x * at.lines) {
-        const index_t l = line + at.line, start = start_of(l, n, inner), end = l < lines ? n : 0;
+    for (index_t start = (index_t)blockIdx.y * blockDim.y; start < rows; start += row_stride()) {
+        const index_t row = start + threadIdx.y, begin = row * n, end = row < rows ? begin + n : begin;
         T top = -infinity<T>();
-        for (index_t i = at.rank, k = 0; i < end; i += at.size, ++k)
-            top = fmax(top, cache.load(x + start + i * inner, k));
-        top = line_max<ROWS>(top);
+        for (index_t i = begin + threadIdx.x, k = 0; i < end; i += blockDim.x, ++k)
+            top = fmax(top, cache.load(x + i, k));
+        top = row_max(top);
         double sum = 0;
-        for (index_t i = at.rank, k = 0; i < end; i += at.size, ++k)
-            sum += exp(cache.reload(x + start + i * inner, k) - top);
-        const T total = line_sum<ROWS>(sum);
+        for (index_t i = begin + threadIdx.x, k = 0; i < end; i += blockDim.x, ++k)
+            sum += exp(cache.reload(x + i, k) - top);
+        const T total = row_sum(sum);
         const T log_total = log(total);
-        for (index_t i = at.rank, k = 0; i < end; i += at.size, ++k) {
-            const T v = cache.reload(x + start + i * inner, k) - top;
-            y[start + i * inner] = logarithm ? v - log_total : exp(v) / total;
+        for (index_t i = begin + threadIdx.x, k = 0; i < end; i += blockDim.x, ++k) {
+            const T v = cache.reload(x + i, k) - top;
+            y[i] = logarithm ? v - log_total : exp(v) / total;
         }
     }
 }
 
 // gx = y (gy - sum gy y), or with `logarithm` gx = gy - exp(y) sum gy.
-template <typename T, bool ROWS>
-__global__ void gradient(const T* __restrict__ y, const T* __restrict__ gy, index_t lines, index_t n, index_t inner,
-                         bool logarithm, T* __restrict__ gx) {
-    const Thread<ROWS> at;
-    for (index_t line = (index_t)blockIdx.x * at.lines; line < lines; line += (index_t)gridDim.x * at.lines) {
-        const index_t l = line + at.line, start = start_of(l, n, inner), end = l < lines ? n : 0;
+template <typename T>
+__global__ void gradient(const T* __restrict__ y, const T* __restrict__ gy, index_t rows, index_t n, bool logarithm,
+                         T* __restrict__ gx) {
+    for (index_t start = (index_t)blockIdx.y * blockDim.y; start < rows; start += row_stride()) {
+        const index_t row = start + threadIdx.y, begin = row * n, end = row < rows ? begin + n : begin;
         double total = 0;
-        for (index_t i = at.rank; i < end; i += at.size)
-            total += logarithm ? gy[start + i * inner] : gy[start + i * inner] * y[start + i * inner];
-        const T sum = line_sum<ROWS>(total);
-        for (index_t i = at.rank; i < end; i += at.size) {
-            const index_t here = start + i * inner;
-            gx[here] = logarithm ? gy[here] - exp(y[here]) * sum : y[here] * (gy[here] - sum);
-        }
+        for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x) total += logarithm ? gy[i] : gy[i] * y[i];
+        const T sum = row_sum(total);
+        for (index_t i = begin + threadIdx.x; i < end; i += blockDim.x)
+            gx[i] = logarithm ? gy[i] - exp(y[i]) * sum : y[i] * (gy[i] - sum);
     }
 }
 
@@ -135,29 +95,28 @@ __global__ void cross_entropy(const T* __restrict__ x, const index_t* __restrict
                               const bool* __restrict__ ignored, const T* __restrict__ weight, index_t rows,
                               index_t classes, double smoothing, bool shared, T* __restrict__ e, T* __restrict__ totals,
                               T* __restrict__ losses, T* __restrict__ weights) {
-    const Thread<true> at;
     const Cache<T> cache(shared);
-    for (index_t line = (index_t)blockIdx.x * at.lines; line < rows; line += (index_t)gridDim.x * at.lines) {
-        const index_t row = line + at.line, start = row * classes, end = row < rows ? classes : 0;
+    for (index_t start = (index_t)blockIdx.y * blockDim.y; start < rows; start += row_stride()) {
+        const index_t row = start + threadIdx.y, begin = row * classes, end = row < rows ? begin + classes : begin;
         const Target<T> target = target_of(row, rows, labels, ignored, weight, smoothing, classes);
         T top = -infinity<T>(), loss = 0;
-        for (index_t i = at.rank, k = 0; i < end; i += at.size, ++k)
-            top = fmax(top, cache.load(x + start + i, k));
-        top = line_max<true>(top);
+        for (index_t i = begin + threadIdx.x, k = 0; i < end; i += blockDim.x, ++k)
+            top = fmax(top, cache.load(x + i, k));
+        top = row_max(top);
         double sum = 0;
-        for (index_t i = at.rank, k = 0; i < end; i += at.size, ++k) {
-            const T power = exp(cache.reload(x + start + i, k) - top);
-            if (e) e[start + i] = power;
+        for (index_t i = begin + threadIdx.x, k = 0; i < end; i += blockDim.x, ++k) {
+            const T power = exp(cache.reload(x + i, k) - top);
+            if (e) e[i] = power;
             sum += power;
         }
-        const T total = line_sum<true>(sum);
+        const T total = row_sum(sum);
         const T log_total = log(total);
-        for (index_t i = at.rank, k = 0; i < end; i += at.size, ++k) {
-            const T q = target(i);  // where q is 0 the logarithm may be -infinity
-            if (q != 0) loss -= q * (cache.reload(x + start + i, k) - top - log_total);
+        for (index_t i = begin + threadIdx.x, k = 0; i < end; i += blockDim.x, ++k) {
+            const T q = target(i - begin);  // where q is 0 the logarithm may be -infinity
+            if (q != 0) loss -= q * (cache.reload(x + i, k) - top - log_total);
         }
-        loss = line_sum<true>(loss);
-        if (row >= rows || at.rank != 0) continue;
+        loss = row_sum(loss);
+        if (row >= rows || threadIdx.x != 0) continue;
         if (e) totals[row] = total;
         losses[row] = loss;
         weights[row] = target.counts ? target.weight_of(target.label) : T(0);
@@ -188,16 +147,15 @@ __global__ void cross_entropy_gradient(const T* __restrict__ e, const T* __restr
                                        const T* __restrict__ weight, const T* __restrict__ gy,
                                        const T* __restrict__ divisor, bool each, index_t rows, index_t classes,
                                        double smoothing, T* __restrict__ gx) {
-    const Thread<true> at;
-    for (index_t line = (index_t)blockIdx.x * at.lines; line < rows; line += (index_t)gridDim.x * at.lines) {
-        const index_t row = line + at.line, start = row * classes, end = row < rows ? classes : 0;
+    for (index_t start = (index_t)blockIdx.y * blockDim.y; start < rows; start += row_stride()) {
+        const index_t row = start + threadIdx.y, begin = row * classes, end = row < rows ? classes : 0;
         const Target<T> target = target_of(row, rows, labels, ignored, weight, smoothing, classes);
         T sum = 0;
-        for (index_t i = at.rank; i < end; i += at.size) sum += target(i);
-        sum = line_sum<true>(sum);
+        for (index_t k = threadIdx.x; k < end; k += blockDim.x) sum += target(k);
+        sum = row_sum(sum);
         if (row >= rows) continue;
         const T g = gy[each ? row : 0] / (divisor ? *divisor : T(1)), scale = sum / totals[row];
-        for (index_t i = at.rank; i < end; i += at.size)
-            gx[start + i] = target.counts ? (e[start + i] * scale - target(i)) * g : T(0);
+        for (index_t k = threadIdx.x; k < end; k += blockDim.x)
+            gx[begin + k] = target.counts ? (e[begin + k] * scale - target(k)) * g : T(0);
     }
 }
