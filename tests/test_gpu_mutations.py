@@ -5,7 +5,6 @@ Some case of the op's must give each mistake away, on the kernels that are compi
 
 import numpy as np
 import pytest
-from minnl.kernels.non_local.cuda_concat import CONCAT
 
 from minnl.kernels.batch_norm.cuda import NORM
 from minnl.kernels.conv3d.cuda_direct import DIRECT
@@ -104,16 +103,6 @@ MISTAKES = [
     (NON_LOCAL, "non_local.cu", "non_local/large", "of_row[j] = p = exp", "p = exp"),
     (NON_LOCAL, "non_local.cu", "non_local/large", "scales[2 * row] = top;", "scales[2 * row] = 0;"),
     (NON_LOCAL, "non_local.cu", "non_local/large", "scales[2 * row + 1] = scale;", "scales[2 * row + 1] = 1;"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", ": -a[", ": a["),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "const T value = x[row * channels + c];", "const T value = 1;"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "T(before.a), T(before.b)}", "T(before.a), T(0)}"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "keys_give ? slices - 1 - k : k", "k"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "keys_give ? start + end - 1 - k : k", "k"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "if (live) earlier =", "if (live && unit == 0) earlier ="),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "(own[row] * sum + weighted)", "(own[row] * sum)"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "c] * sum * T(share)", "c] * sum"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "mask = LANES / 2; mask > 0", "mask = LANES / 2; mask > 1"),
-    (CONCAT, "non_local_concat.cu", "non_local/concat", "dots[blockIdx.x * batch", "dots[0 * batch"),
     (GATHER, "common.cuh", "conv3d", "o * stride - before", "o * stride"),
     (GATHER, "common.cuh", "conv3d", "(unsigned)i < (unsigned)size", "i > 0 && i < size"),
     (GATHER, "conv_columns.cu", "conv3d", "take(rest, w.taps) * w.dilation", "take(rest, w.taps)"),

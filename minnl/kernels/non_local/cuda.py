@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from minnl import backend
+from minnl.kernels.non_local.cpu import SavesExponentials
 from minnl.kernels.non_local.cuda_positions import fold, fold_gradient, unfold_gradients
-from minnl.kernels.non_local.exponentials import SavesExponentials
 from minnl.kernels.runtime.cublas import multiply
 from minnl.kernels.runtime.cuda import MOST_BLOCKS, Source, ceil_div
 from minnl.kernels.runtime.cuda_kernel import CudaKernel
