@@ -12,7 +12,6 @@ from minnl.kernels.conv3d import cuda as conv3d_cuda
 from minnl.kernels.linear.cpu import CpuLinear, CpuMatMul
 from minnl.kernels.non_local.cpu import CpuNonLocalSoftmax
 from minnl.kernels.non_local.cuda import CudaNonLocalSoftmax
-from minnl.kernels.non_local.cuda_dot import CudaNonLocalDot
 from minnl.kernels.optim import cuda as optim_cuda
 from minnl.kernels.optim.cpu import CpuAdamW
 from minnl.kernels.pointwise import cuda as pointwise_cuda
@@ -25,7 +24,7 @@ from minnl.ops.conv import Conv3d
 from minnl.ops.dropout import Dropout
 from minnl.ops.linear import Linear, MatMul
 from minnl.ops.loss import CrossEntropy
-from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
+from minnl.ops.non_local import NonLocalSoftmax
 from minnl.ops.norm import Affine, BatchNorm, FrozenBatchNorm
 from minnl.ops.pointwise import ReLU, Sigmoid, Tanh
 from minnl.ops.pool import AvgPool3d, MaxPool3d
@@ -55,7 +54,6 @@ register(FrozenBatchNorm, "gpu", batch_norm_cuda.CudaFrozenBatchNorm)
 register(Index, "gpu", pointwise_cuda.CudaIndex)
 register(LogSoftmax, "gpu", softmax_cuda.CudaLogSoftmax)
 register(MaxPool3d, "gpu", pooling_cuda.CudaMaxPool3d)
-register(NonLocalDot, "gpu", CudaNonLocalDot)
 register(NonLocalSoftmax, "gpu", CudaNonLocalSoftmax)
 register(ReLU, "gpu", pointwise_cuda.CudaReLU)
 register(Sigmoid, "gpu", pointwise_cuda.CudaSigmoid)

@@ -1,4 +1,4 @@
-"""The non-local operation's CUDA kernels, softmax and dot product, beside the textbook body in NumPy and float64."""
+"""The CUDA kernel of the softmax non-local operation beside the textbook body in NumPy and float64."""
 
 import math
 from unittest import mock
@@ -12,12 +12,13 @@ from minnl import Tensor, backend, no_grad
 from minnl import functional as F
 from minnl.kernels.non_local import cuda as non_local
 from minnl.kernels.non_local.cuda import Blocks, CudaNonLocalSoftmax
-from minnl.kernels.non_local.cuda_dot import CudaNonLocalDot, GpuDotOfPairs
 from minnl.kernels.runtime import cublas as gemm
-from minnl.ops.non_local import NonLocalSoftmax
 from tests.gpu.device import GPU, QUICK, TOLERANCE, Peak, agree, arrays, close, only_wanted, outcome, same_bits
 
-MANY_KEYS = mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: False)  # backward computes the weights again
+
+def saving(saved):
+    """Weights that forward saves, or weights that backward computes again."""
+    return mock.patch.object(CudaNonLocalSoftmax, "saves_exponentials", lambda op: saved)
 
 
 def operation(mode="embedded", axes="spacetime"):
@@ -45,46 +46,24 @@ def inputs(queries, keys, inner=5, depth=6, batch=1, seed=0):
     inner=st.sampled_from([1, 3, 8]),
     depth=st.sampled_from([1, 4, 33]),
     axes=st.sampled_from(["spacetime", "space", "time"]),
-    kept=st.booleans(),
+    saved=st.booleans(),
     rows=st.sampled_from([1, 2, 7, 50, 10_000]),
     dtype=st.sampled_from(list(TOLERANCE)),
 )
-def test_softmax(batch, t, sizes, key_t, key_sizes, inner, depth, axes, kept, rows, dtype):
-    """Any shape, in blocks of so many queries, with weights that are kept or computed again."""
+def test_softmax(batch, t, sizes, key_t, key_sizes, inner, depth, axes, saved, rows, dtype):
+    """Any shape, in blocks of so many queries, with weights that are saved or computed again."""
     keys = t if axes == "space" else key_t, *(sizes if axes == "time" else key_sizes)
     given_arrays = inputs((t, *sizes), keys, inner, depth, batch)
     a_line = {"spacetime": math.prod(keys), "space": math.prod(keys[1:]), "time": keys[0]}[axes]
-    with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept), small_blocks(rows, a_line, dtype):
+    with saving(saved), small_blocks(rows, a_line, dtype):
         agree(operation(axes=axes), given_arrays, CudaNonLocalSoftmax, dtype)
 
 
-@QUICK
-@given(
-    batch=st.integers(1, 3),
-    queries=st.tuples(*[st.integers(1, 4)] * 3),
-    keys=st.tuples(*[st.integers(1, 4)] * 3),
-    inner=st.sampled_from([1, 3, 40]),
-    depth=st.sampled_from([1, 4, 40]),
-    dtype=st.sampled_from(list(TOLERANCE)),
-)
-def test_dot(batch, queries, keys, inner, depth, dtype):
-    given_arrays = inputs(queries, keys, inner, depth, batch)
-    positions = math.prod(queries), math.prod(keys)
-    few = math.prod(positions) * (inner + depth) < sum(positions) * inner * depth
-    agree(operation("dot"), given_arrays, GpuDotOfPairs if few else CudaNonLocalDot, dtype)
-
-
-@pytest.mark.parametrize("axes", ["space", "time"])
-@pytest.mark.parametrize(("channels", "kernel"), [(2, CudaNonLocalDot), (30, GpuDotOfPairs)])
-def test_dot_in_both_orders_along_some_axes(axes, channels, kernel):
-    agree(operation("dot", axes), inputs((4, 3, 3), (4, 3, 3), channels, channels, batch=2), kernel)
-
-
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("saved", [True, False])
 @pytest.mark.parametrize("keys", [1, 31, 33, 255, 1024, 1025, 2500])
-def test_rows_of_all_lengths(keys, kept):
+def test_rows_of_all_lengths(keys, saved):
     """Of a part of a warp, of a warp, of a block, and of several rounds of each."""
-    with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
+    with saving(saved):
         agree(operation(), inputs((1, 3, 7), (1, 1, keys)), CudaNonLocalSoftmax)
 
 
@@ -114,7 +93,7 @@ def test_a_row_larger_than_a_block_is_a_block():
         assert Blocks((2, 3, 5), np.dtype("float32")).slices == [
             (slice(b, b + 1), slice(i, i + 1)) for b in range(2) for i in range(3)
         ]
-        with MANY_KEYS:
+        with saving(False):
             agree(operation(), inputs((1, 1, 3), (1, 1, 5), batch=2), CudaNonLocalSoftmax)
 
 
@@ -127,7 +106,7 @@ def test_memory_is_linear_in_positions(mode):
         for a in inputs((1, 1, n), (1, 1, n), channels, channels)
     ]
     gy = backend.to_device(np.ones((1, 1, 1, n, channels), np.float32), GPU)
-    with small_blocks(100, n), MANY_KEYS:
+    with small_blocks(100, n), saving(False):
         with Peak() as forward:
             y = operation(mode)(*leaves)
         with Peak() as backward:
@@ -139,8 +118,8 @@ def test_memory_is_linear_in_positions(mode):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kept", [True, False])
-def test_large_logits(kept, dtype):
+@pytest.mark.parametrize("saved", [True, False])
+def test_large_logits(saved, dtype):
     """Near 10,000, where float32 numbers lie 1e-3 apart: the exponentials overflow, and their sum's logarithm, added
     to the largest logit, would be off by up to 5e-4, and with it every weight in backward."""
     rng = np.random.default_rng(3)
@@ -148,13 +127,13 @@ def test_large_logits(kept, dtype):
     theta[..., 0], theta[..., 1] = 100, rng.integers(-2, 3, size=theta.shape[:-1])
     phi[..., 0], phi[..., 1] = 100, rng.integers(-8, 9, size=phi.shape[:-1]) / 8  # logits that float32 holds exactly
     for sign in (1, -1):
-        with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
+        with saving(saved):
             # theta's gradient has 100 times the sum of the logits' gradients in it, which is 0 but for rounding
             agree(F.non_local, [sign * theta, phi, g], CudaNonLocalSoftmax, dtype, tolerance=20 * TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_rows_that_are_nearly_one_hot(kept):
+@pytest.mark.parametrize("saved", [True, False])
+def test_rows_that_are_nearly_one_hot(saved):
     """The gradient at the large weight is 1e-4 of the terms whose difference it is."""
     x, g = inputs((1, 16, 16), (1, 16, 16), 64, 64)[1:]
     x, g = x.astype(np.float32) * np.sqrt(np.float32(3)), g.astype(np.float32)
@@ -162,15 +141,15 @@ def test_rows_that_are_nearly_one_hot(kept):
     def fn(x, g):
         return F.non_local(x, x, g, scale=1 / 8)
 
-    with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
+    with saving(saved):
         (_, gx, _), _ = outcome(fn, [x, g])
     (_, judge, _), _ = outcome(fn, [x, g], "float64", backend.CPU, "textbook")
     assert np.abs(gx - judge).max() <= 1e-5 * np.abs(judge).max()
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("saved", [True, False])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_logits_that_are_not_finite(kept):
+def test_logits_that_are_not_finite(saved):
     """A key at -infinity has no weight; where all are, one is +infinity or NaN, there is no softmax: NaN."""
     theta, phi, g = (np.abs(a) for a in inputs((1, 1, 6), (1, 1, 7), 2, 3))
     phi[..., 1] = 0
@@ -179,11 +158,11 @@ def test_logits_that_are_not_finite(kept):
     theta[0, 0, 0, 1, 0] = -np.inf  # all keys at -infinity
     theta[0, 0, 0, 2, 0] = np.inf
     theta[0, 0, 0, 3, 0] = np.nan
-    with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
+    with saving(saved):
         agree(F.non_local, [theta, phi, g], CudaNonLocalSoftmax)
     theta, phi, g = (np.abs(a) for a in inputs((1, 1, 6), (1, 1, 7), 2, 3))
     phi[0, 0, 0, 3, 0] = -np.inf  # one key at -infinity, for all
-    with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: kept):
+    with saving(saved):
         agree(F.non_local, [theta, phi, g], CudaNonLocalSoftmax)
         (y, *_), _ = outcome(F.non_local, [theta, phi, g])
     assert np.isfinite(y).all()
@@ -192,19 +171,17 @@ def test_logits_that_are_not_finite(kept):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mode", ["embedded", "dot"])
 def test_same_bits(mode, dtype):
-    with small_blocks(30, 77, dtype), MANY_KEYS:
+    with small_blocks(30, 77, dtype), saving(False):
         same_bits(operation(mode), inputs((2, 10, 10), (1, 7, 11), 8, 8, batch=2), dtype)
 
 
-@pytest.mark.parametrize("mode", ["embedded", "recomputed", "dot of sums", "dot of pairs"])
+@pytest.mark.parametrize("saved", [True, False])
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1)])
-def test_gradients_that_are_wanted_are_those_of_all(wanted, mode):
-    channels = 40 if mode == "dot of pairs" else 3
-    given_arrays = inputs((2, 4, 4), (2, 2, 2), channels, channels, batch=2)
-    kind = "dot" if mode.startswith("dot") else "embedded"
-    with mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: mode == "embedded"), small_blocks(5, 8):
-        everything, _ = outcome(operation(kind), given_arrays)
-        some, _ = outcome(operation(kind), given_arrays, wanted=wanted)
+def test_gradients_that_are_wanted_are_those_of_all(wanted, saved):
+    given_arrays = inputs((2, 4, 4), (2, 2, 2), 3, 3, batch=2)
+    with saving(saved), small_blocks(5, 8):
+        everything, _ = outcome(operation(), given_arrays)
+        some, _ = outcome(operation(), given_arrays, wanted=wanted)
     only_wanted(some, everything, wanted)
 
 

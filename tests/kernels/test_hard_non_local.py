@@ -3,17 +3,13 @@
 import contextlib
 import functools
 import importlib.util
-from unittest import mock
 
 import numpy as np
 import pytest
 
 from minnl import functional as F
-from minnl.kernels.non_local import cpu as non_local
-from minnl.kernels.non_local import sorted as non_local_sorted
-from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
 from tests.hard_inputs import EPS, NORMAL, Subject, Trial, check, hard, magnitudes, pairs, plain
-from tests.kernels.test_non_local import in_blocks
+from tests.kernels.test_non_local import in_blocks, saving
 
 if importlib.util.find_spec("torch"):
     import torch
@@ -72,8 +68,7 @@ def softmax(rng):
     def units(inputs, gy, results):
         """A logit of size s is rounded to some EPS s: the relative error of its weight, or more where s is large.
 
-        A logit's gradient is a sum of differences to the other keys, so it is as small as their weights. Exponentials
-        may be MOST times as large as weights, and what they are multiplied with that much smaller.
+        A logit's gradient is a sum of differences to the other keys, so it is as small as their weights.
         """
         (theta, phi, g), (gy,) = lists(inputs), lists([gy])
         s = scale * (theta @ phi.swapaxes(1, 2))
@@ -85,7 +80,7 @@ def softmax(rng):
         p_off = p + np.maximum(p - least, most - p) / NEAR + NORMAL
         r = gy @ g.swapaxes(1, 2)
         others = (most * r).sum(axis=-1, keepdims=True) - most * r
-        s_off = scale * p_off * ((1 - least + NEAR) * r + others + non_local.MOST * NORMAL)
+        s_off = scale * (p_off * ((1 - least + NEAR) * r + others) + NORMAL)
         of = p_off @ g, s_off @ phi, s_off.swapaxes(1, 2) @ theta, p_off.swapaxes(1, 2) @ gy
         order = max(1, np.sqrt(max(s.shape)) / 4)  # of the sums over keys and queries: their roundings go to and fro
         return [order * unfold(a, like) + NORMAL for a, like in zip(of, (inputs[0], *inputs), strict=True)]
@@ -138,27 +133,18 @@ def concat(rng):
 
 
 @contextlib.contextmanager
-def one_way(first):
-    """Small blocks; exponentials kept or not, products in one order or the other, concatenation sorted or not."""
-    with (
-        in_blocks(200, 4),
-        mock.patch.object(NonLocalSoftmax, "few_keys", lambda op: first),
-        mock.patch.object(NonLocalDot, "few_pairs", lambda op: first),
-        mock.patch.object(non_local_sorted, "FEW", 0 if first else 10**9),
-    ):
+def one_way(saved):
+    """Small blocks, exponentials saved or recomputed."""
+    with in_blocks(200), saving(saved):
         yield
 
 
-KEPT, AGAIN = (functools.partial(one_way, first) for first in (True, False))
+SAVED, RECOMPUTED = (functools.partial(one_way, saved) for saved in (True, False))
 SUBJECTS = [
-    Subject("non_local, exponentials kept", softmax, KEPT, ("fast",)),
-    Subject("non_local, exponentials again", softmax, AGAIN, ("fast",)),
+    Subject("non_local, exponentials saved", softmax, SAVED, ("fast",)),
+    Subject("non_local, exponentials recomputed", softmax, RECOMPUTED, ("fast",)),
     Subject("non_local, softmax", softmax, modes=("textbook",)),
-    Subject("non_local, dot of pairs", dot, KEPT, ("fast",)),
-    Subject("non_local, dot of sums", dot, AGAIN, ("fast",)),
     Subject("non_local, dot", dot, modes=("textbook",)),
-    Subject("non_local, concat sorted", concat, KEPT, ("fast",)),
-    Subject("non_local, concat streamed", concat, AGAIN, ("fast",)),
     Subject("non_local, concat", concat, modes=("textbook",)),
 ]
 

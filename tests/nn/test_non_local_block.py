@@ -239,7 +239,7 @@ def test_any_input_size_keeps_its_size(shape):
 
 
 def test_no_array_of_all_pairs_is_made(monkeypatch):
-    """1,024 queries and 256 keys, too many to keep: 128 queries at a time, forward and backward."""
+    """1,024 queries and 256 keys, too many to save: 128 queries at a time, forward and backward."""
     sizes, empty = [], fast.empty
 
     def watched(shape, dtype):
@@ -248,7 +248,7 @@ def test_no_array_of_all_pairs_is_made(monkeypatch):
 
     monkeypatch.setattr(fast, "BLOCK_ELEMENTS", 128 * 256)
     monkeypatch.setattr(fast, "empty", watched)
-    monkeypatch.setattr(textbook.NonLocalSoftmax, "few_keys", lambda op: False)
+    monkeypatch.setattr(fast.CpuNonLocalSoftmax, "saves_exponentials", lambda op: False)
     leaf = Tensor(clip(1, 4, 16, 16, 4, dtype=np.float32), requires_grad=True)
     minnl.manual_seed(0)
     with minnl.use_kernels("fast"):

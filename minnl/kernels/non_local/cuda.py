@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minnl import backend
-from minnl.kernels.non_local.exponentials import SavesExponentials
+from minnl.kernels.non_local.cpu import SavesExponentials
 from minnl.kernels.runtime.cublas import multiply
 from minnl.kernels.runtime.cuda import CudaKernel, Source, ceil_div, contiguous, row_grid
 
@@ -11,25 +11,7 @@ NON_LOCAL = Source("non_local/non_local.cu", "softmax<T>", "gradient<T>")
 BLOCK_BYTES = 64 * 2**20  # A block of logits takes at most 64 MB, but has at least one query; backward has two blocks.
 
 
-class FoldsPositions(CudaKernel):
-    """A non-local operation on lists of positions: arrays (batch, positions, channels)."""
-
-    def fold_inputs(self, theta, phi, g):
-        """Save the inputs as lists of positions; returns memory for y, a list too."""
-        self.shapes(theta, phi, g)
-        self.theta, self.phi, self.g = contiguous(*(self.fold(x) for x in (theta, phi, g)))
-        return backend.load_cupy().empty((*self.theta.shape[:2], g.shape[-1]), g.dtype)
-
-    def fold_gradient(self, gy):
-        return contiguous(self.fold(gy))[0]
-
-    def unfold_gradients(self, *lists):
-        """The gradients of theta, phi and g in the shapes of the inputs; None stays None."""
-        shapes = self.theta_shape, self.phi_shape, self.g_shape
-        return [None if x is None else self.unfold(x, shape) for x, shape in zip(lists, shapes, strict=True)]
-
-
-class CudaNonLocalSoftmax(FoldsPositions, SavesExponentials):
+class CudaNonLocalSoftmax(CudaKernel, SavesExponentials):
     def forward(self, theta, phi, g):
         y = self.y = self.fold_inputs(theta, phi, g)
         xp, shape = backend.load_cupy(), (*y.shape[:2], self.phi.shape[1])
@@ -72,6 +54,20 @@ class CudaNonLocalSoftmax(FoldsPositions, SavesExponentials):
             if self.needs[2]:
                 multiply(p.swapaxes(1, 2), gy[at], gg[b], add=later)
         return self.unfold_gradients(gtheta, gphi, gg)
+
+    def fold_inputs(self, theta, phi, g):
+        """Save the inputs as lists of positions; returns memory for y, a list too."""
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g = contiguous(*(self.fold(x) for x in (theta, phi, g)))
+        return backend.load_cupy().empty((*self.theta.shape[:2], g.shape[-1]), g.dtype)
+
+    def fold_gradient(self, gy):
+        return contiguous(self.fold(gy))[0]
+
+    def unfold_gradients(self, *lists):
+        """The gradients of theta, phi and g in the shapes of the inputs; None stays None."""
+        shapes = self.theta_shape, self.phi_shape, self.g_shape
+        return [None if x is None else self.unfold(x, shape) for x, shape in zip(lists, shapes, strict=True)]
 
     def workspace(self):
         """Blocks of logits: see :meth:`CudaKernel.workspace`."""
