@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import minnl
 from minnl import Tensor, dispatch, no_grad
 from minnl import functional as F
+from minnl.engine import hollow
 from minnl.kernels.batch_norm import cpu as norm
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
@@ -199,6 +200,19 @@ def test_without_gamma_to_learn_given_statistics_keep_no_input(frozen):
     op = F.frozen_batch_norm(x, np.zeros(4, np.float32), np.ones(4, np.float32), weight, relu=True).op
     assert type(op) is norm.CpuFrozenBatchNorm
     assert (op.x is None) == frozen and op.y is not None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_shape_inference_saves_what_forward_saves(training):
+    inputs = [Tensor(a.astype(np.float32), requires_grad=True) for a in arrays((50, 4), 4, 4)]
+    mean, var = np.zeros(4, np.float32), np.ones(4, np.float32)
+    op = F.batch_norm(inputs[0], mean, var, *inputs[1:], training, relu=True).op
+    saved = {name: getattr(op, name) for name in op.keeps}
+    y = op.infer(*(hollow(a.shape, a.dtype) for a in inputs))
+    assert y.shape == (50, 4) and "mean_error" in saved
+    for name, array in saved.items():
+        inferred = getattr(op, name)
+        assert (array is None and inferred is None) or array.shape == inferred.shape, name
 
 
 @pytest.mark.parametrize("training", [True, False])
