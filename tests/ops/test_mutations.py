@@ -224,6 +224,7 @@ def transposed(g):
 SPOILT = (sign, scale, zeroed, exchanged, transposed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_spoilt_gradient_is_noticed(name):
     case = CASES[name]

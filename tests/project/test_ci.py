@@ -21,6 +21,7 @@ TESTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ci", "expected"),
     [

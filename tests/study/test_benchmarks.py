@@ -232,6 +232,7 @@ def test_c2d_is_the_network_of_the_paper():
     assert plan.multiply_adds == pytest.approx(27.4e9, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="counts in /proc")
 def test_the_memory_of_a_contender_is_what_it_takes(tmp_path, monkeypatch):
     """100 MB held and 100 MB at work, once more each time; making it took more, which does not count."""
@@ -256,6 +257,7 @@ memory.main("greedy, forward", "minnl", "1")
     assert 190e6 < int(done.stdout) < 240e6
 
 
+@pytest.mark.slow
 def test_memory_complains_by_name():
     if not memory.STATUS.exists():
         pytest.skip("counts in /proc")

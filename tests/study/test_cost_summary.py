@@ -143,6 +143,7 @@ def test_a_network_counted_by_hand():
     assert plan.fixed == 4 * (3 * learned + rest), "weight, gradient and momentum of each, and what is not learned"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4, 8, 64, 64, 1), (8, 8, 64, 64, 1)])
 @pytest.mark.parametrize("mode", dispatch.MODES)
 @pytest.mark.parametrize("which", [None, "embedded", "dot"])
