@@ -1,4 +1,4 @@
-"""Convolution: which method computes which shape, and the input's gradient. docs/kernels/cuda_conv.md.
+"""Convolution: which method computes which shape, and the input's gradient. docs/kernels/conv3d.md.
 
 As on the CPU the three passes are one computation, the correlation of a clip with a weight, and its transpose:
 conv_columns and conv_direct have two functions each, ``correlate`` and ``weight_gradient``.

@@ -1,4 +1,4 @@
-"""Convolution of few channels a group, depth-wise above all, without columns: docs/kernels/cuda_conv.md."""
+"""Convolution of few channels a group, depth-wise above all, without columns: docs/kernels/conv3d.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolution by columns: windows gathered into a matrix, in slices, and multiplied. docs/kernels/cuda_conv.md."""
+"""Convolution by columns: windows gathered into a matrix, in slices, and multiplied. docs/kernels/conv3d.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Convolution of few channels a group, tap by tap, without columns: docs/kernels/cuda_conv.md.
+// Convolution of few channels a group, tap by tap, without columns: docs/kernels/conv3d.md.
 //
 // Threads that are neighbours have neighbouring output channels: they read neighbouring weights and, depth-wise,
 // neighbouring numbers of x.

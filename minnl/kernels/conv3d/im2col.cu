@@ -1,4 +1,4 @@
-// Windows of a clip as rows of a matrix, for a matrix product to sum over: docs/kernels/cuda_conv.md.
+// Windows of a clip as rows of a matrix, for a matrix product to sum over: docs/kernels/conv3d.md.
 //
 // A thread keeps to one column, that is a group, a tap and a channel of it, which it takes apart once. It walks down
 // rows, the output positions; where a row's window begins in x is worked out once for all threads of the block.

@@ -1,4 +1,4 @@
-// Sums down the columns of a matrix: docs/kernels/cuda_conv.md.
+// Sums down the columns of a matrix: docs/kernels/conv3d.md.
 
 struct Sum {
     double value;

@@ -1,4 +1,4 @@
-"""Sums down the columns of a matrix, a bias's gradient for instance: docs/kernels/cuda_conv.md."""
+"""Sums down the columns of a matrix, a bias's gradient for instance: docs/kernels/conv3d.md."""
 
 from __future__ import annotations
 
