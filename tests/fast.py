@@ -4,7 +4,6 @@ An error is measured beside the largest value of what is compared, or the larges
 may be nearly 0 because terms of the inputs' size cancel, and their rounding stays.
 """
 
-import contextlib
 from unittest import mock
 
 import numpy as np
@@ -12,8 +11,6 @@ import pytest
 
 import minnl
 from minnl import Tensor, backend, dispatch
-from minnl.kernels.runtime import matmul as gemm
-from minnl.kernels.runtime import panels
 
 TOLERANCE = 1e-5
 
@@ -24,18 +21,6 @@ def as_before():
     yield
     minnl.set_threads(count)
     minnl.use_kernels(mode)
-
-
-@contextlib.contextmanager
-def small_panels():
-    """Every second factor of more than 16 elements in panels, if its columns allow it, and in small pieces."""
-    gemm._piece.cache_clear()
-    with (
-        mock.patch.multiple(gemm, NEAR=16, SMALL=100),
-        mock.patch.multiple(panels, WIDTHS=(4, 2, 1), ROWS=1, WORTH=1, STEP=2, has_small=lambda: True),
-    ):
-        yield
-    gemm._piece.cache_clear()
 
 
 def arrays(*shapes, seed=0):

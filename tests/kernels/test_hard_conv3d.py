@@ -1,6 +1,6 @@
 """Convolution on hard inputs, every method by itself: errors of either body beside PyTorch's in float32.
 
-What docs/kernels/winograd.md says of tiles is held here: `WINOGRAD` are its bounds.
+What docs/kernels/conv3d.md says of tiles is held here: `WINOGRAD` is its bound.
 """
 
 import contextlib
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from minnl import functional as F
-from minnl.kernels.conv3d import cpu as conv
-from minnl.kernels.conv3d import uneven
+from minnl.kernels.conv3d import taps, winograd
 from tests import ROOT
 from tests.fast import as_before, same_bits  # noqa: F401 (as_before is a fixture)
 from tests.hard_inputs import EPS, FACTOR, KINDS, NORMAL, Subject, Trial, check, hard, magnitudes, outcome, pairs, plain
@@ -21,7 +20,7 @@ from tests.kernels.test_conv3d import METHODS, by
 if importlib.util.find_spec("torch"):
     from torch.nn import functional as TF
 
-WINOGRAD = {2: 6, 3: 32, 4: 64, 5: 256}  # times EPS, the norm of the window and that of the filter
+WINOGRAD = 64  # times EPS, the norm of the window and that of the filter
 
 
 def terms(fn):
@@ -40,9 +39,9 @@ def terms(fn):
 
 def shapes(rng, method):
     """Of x and the weight, and the arguments: what the method can do."""
-    if "winograd" in method:
-        taps = int(rng.choice([1, 3]))
-        kernel, arguments = (taps, 3, 3), {"padding": (taps // 2, *(int(n) for n in rng.integers(0, 3, 2)))}
+    if method == "winograd":
+        frames = int(rng.choice([1, 3]))
+        kernel, arguments = (frames, 3, 3), {"padding": (frames // 2, *(int(n) for n in rng.integers(0, 3, 2)))}
     elif method == "points":
         kernel, arguments = (1, 1, 1), {"stride": tuple(int(n) for n in rng.integers(1, 3, 3))}
     else:
@@ -73,9 +72,9 @@ def convolution(method):
         def twin(x, weight, bias):
             return TF.conv3d(x.movedim(-1, 1), weight.permute(4, 3, 0, 1, 2), bias, **arguments).movedim(1, -1)
 
-        if "winograd" not in method:
+        if method != "winograd":
             return Trial(inputs, fn, twin, units=terms(fn))
-        factor = WINOGRAD[METHODS[method][1]] / FACTOR
+        factor = WINOGRAD / FACTOR
 
         def units(inputs, gy, results):
             x, weight, bias = inputs
@@ -110,15 +109,14 @@ def test_errors_beside_pytorchs(subject, mode):
     check(subject, mode)
 
 
-@pytest.mark.parametrize("m", WINOGRAD)
 @pytest.mark.parametrize("pixel", [1e4, 1e14, 1e37, 1e-20, np.inf, -np.inf, np.nan])
-def test_one_pixel_unlike_all_others(m, pixel):
+def test_one_pixel_unlike_all_others(pixel):
     """Outputs that do not see it keep their digits; 9 see it, and are infinite where it is."""
     rng = np.random.default_rng(0)
     x = (0.01 * rng.normal(size=(1, 2, 11, 13, 16))).astype(np.float32)
     x[0, 1, 5, 6, 3] = pixel
     weight, gy = plain(rng, (1, 3, 3, 16, 8)), plain(rng, (1, 2, 11, 13, 8))
-    y, gw, where = np.full_like(gy, 7), np.full_like(weight, 7), ((1, 1, 1), ((0, 0), (1, 1), (1, 1)), (1, 1, 1), m)
+    y, gw, where = np.full_like(gy, 7), np.full_like(weight, 7), ((1, 1, 1), ((0, 0), (1, 1), (1, 1)), (1, 1, 1))
 
     def judge(x, weight, gy):
         fn = functools.partial(F.conv3d, padding=(0, 1, 1))
@@ -126,8 +124,8 @@ def test_one_pixel_unlike_all_others(m, pixel):
         return right, of_weight
 
     with np.errstate(all="ignore"):
-        conv.conv_winograd.correlate(x, weight, y, *where)
-        conv.conv_winograd.weight_gradient(x, gy, gw, *where)
+        winograd.correlate(x, weight, y, *where)
+        winograd.weight_gradient(x, gy, gw, *where)
         right, of_weight = judge(x, weight, gy)
     x[~np.isfinite(x)] = 0
     squares, _ = judge(x.astype(np.float64) ** 2, np.ones_like(weight), gy)
@@ -136,7 +134,7 @@ def test_one_pixel_unlike_all_others(m, pixel):
     for a, b, bound in zip((y, gw), (right, of_weight), bounds, strict=True):
         finite = np.isfinite(b)
         np.testing.assert_array_equal(a[~finite], b[~finite])
-        bound = np.broadcast_to(WINOGRAD[m] * EPS * bound, b.shape)
+        bound = np.broadcast_to(WINOGRAD * EPS * bound, b.shape)
         assert (abs(a[finite] - b[finite]) <= bound[finite]).all()
     assert (~np.isfinite(right)).any(axis=-1).sum() == (0 if np.isfinite(pixel) else 9)
 
@@ -145,7 +143,7 @@ def test_windows_of_zeros_give_zero():
     x = np.zeros((1, 2, 20, 20, 4), np.float32)
     x[0, 0, 10, 10] = 1
     weight, y = plain(np.random.default_rng(0), (3, 3, 3, 4, 5)), np.full((1, 2, 20, 20, 5), 7, np.float32)
-    conv.conv_winograd.correlate(x, weight, y, (1, 1, 1), ((1, 1), (1, 1), (1, 1)), (1, 1, 1), conv.TILE)
+    winograd.correlate(x, weight, y, (1, 1, 1), ((1, 1), (1, 1), (1, 1)), (1, 1, 1))
     assert not y[:, :, :9].any() and not y[:, :, 12:].any()
     np.testing.assert_allclose(y[0, 0, 9:12, 9:12], weight[1].sum(axis=2)[::-1, ::-1], rtol=0, atol=1e-5)
     np.testing.assert_allclose(y[0, 1, 9:12, 9:12], weight[0].sum(axis=2)[::-1, ::-1], rtol=0, atol=1e-5)
@@ -153,19 +151,19 @@ def test_windows_of_zeros_give_zero():
 
 def test_the_windows_that_are_small_beside_their_tile():
     """One by one, with the norms of windows and tiles in a loop."""
-    rng, m, frames, pads = np.random.default_rng(0), 4, 3, ((1, 1), (2, 0), (1, 2))
+    rng, m, frames, pads = np.random.default_rng(0), winograd.TILE, 3, ((1, 1), (2, 0), (1, 2))
     x = hard(rng, (2, 3, 9, 11, 2), [h for h in KINDS if h.__name__ == "_rows"])
     out = 2, 3, 9, 12
-    every, seen = uneven.small_windows(x, uneven.pixels(x), out, frames, pads, m)
+    found, some = winograd.lost_windows(x, out, (frames, 3, 3, 2, 1), pads)
     whole = np.pad(x.astype(float) ** 2, [(0, 0), (1, 1), (2, 9), (1, 9), (0, 0)]).sum(axis=-1)
     for n, t, h, w in np.ndindex(out):
         lost = False
         for frame in whole[n, t : t + frames]:
             top, left = h // m * m, w // m * m
             tile, window = frame[top : top + m + 2, left : left + m + 2].max(), frame[h : h + 3, w : w + 3].sum()
-            lost |= tile > uneven.RATIO**2 * window
-        assert lost == ((n, t, h, w) in set(zip(*every, strict=True)))
-    assert len(every[0]) > 100 and len(every[0]) == len(seen[0])
+            lost |= tile > winograd.RATIO**2 * window
+        assert lost == found[n, t, h, w]
+    assert found.sum() > 100 and some[found].all()
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30, np.inf])
@@ -174,16 +172,16 @@ def test_a_weight_out_of_range_is_left_to_taps(size):
     x, weight, found = plain(rng, (1, 1, 9, 9, 3)), plain(rng, (1, 3, 3, 3, 2)) * np.float32(size), []
     for by_taps in (True, False):
         y = np.full((1, 1, 9, 9, 2), 7, np.float32)
-        how, more = ((1, 1, 1), ((0, 0), (1, 1), (1, 1)), (1, 1, 1)), () if by_taps else (conv.TILE,)
         with np.errstate(invalid="ignore"):
-            (conv.conv_taps if by_taps else conv.conv_winograd).correlate(x, weight, y, *how, *more)
+            method = taps if by_taps else winograd
+            method.correlate(x, weight, y, (1, 1, 1), ((0, 0), (1, 1), (1, 1)), (1, 1, 1))
         found.append(y)
     np.testing.assert_array_equal(*found)
 
 
-def test_the_bounds_of_the_docs():
-    page = (ROOT / "docs/kernels/winograd.md").read_text()
-    assert f"| bound | {' | '.join(map(str, WINOGRAD.values()))} |" in page
+def test_the_bound_of_the_docs():
+    page = (ROOT / "docs/kernels/conv3d.md").read_text()
+    assert f"| bound | {WINOGRAD} |" in page
 
 
 def test_the_bits_of_windows_taken_directly_do_not_depend_on_threads():
@@ -191,5 +189,5 @@ def test_the_bits_of_windows_taken_directly_do_not_depend_on_threads():
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(8, 1, 32, 32, 64)), rng.normal(size=(1, 3, 3, 64, 64))
     x[:, :, ::4, ::4] *= 1e3
-    with by("winograd 4"):
+    with by("winograd"):
         same_bits(lambda x, w: F.conv3d(x, w, padding=(0, 1, 1)), [x, w])

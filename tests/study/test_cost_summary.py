@@ -15,8 +15,7 @@ import train
 from minnl import Tensor, dispatch, engine, nn, optim, random
 from minnl import functional as F
 from minnl.kernels.conv3d import cpu as conv
-from minnl.kernels.conv3d import im2col_blocks as columns
-from minnl.kernels.conv3d import winograd as conv_winograd
+from minnl.kernels.conv3d import im2col, winograd
 from minnl.ops import non_local
 from minnl.study import cost_summary
 
@@ -153,9 +152,9 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     Not in the estimate: what kernels hold of their own, some MB a thread, for which their blocks are made small here;
     and, in textbook mode, the logits of a block of queries, twice in backward.
     """
-    monkeypatch.setattr(columns, "BLOCK_ELEMENTS", 16 * 1024)
-    columns.tasks.cache_clear()  # which keeps how other tests cut the same shapes
-    monkeypatch.setattr(conv_winograd, "BLOCK_ELEMENTS", 1024)
+    monkeypatch.setattr(im2col, "BLOCK_ELEMENTS", 16 * 1024)
+    im2col.blocks.cache_clear()  # which keeps how other tests cut the same shapes
+    monkeypatch.setattr(winograd, "BLOCK_ELEMENTS", 1024)
     monkeypatch.setattr(conv, "winograd_time", lambda *shapes: math.inf)  # nor its weights, 3 MB
     conv.choose.cache_clear()
     threads = minnl.backend.threads()

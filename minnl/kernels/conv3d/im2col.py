@@ -1,151 +1,155 @@
-"""Convolution as a matrix product over blocks of columns: docs/kernels/conv_columns.md.
+"""Convolution as a matrix product over blocks of the im2col matrix: docs/kernels/conv3d.md.
 
-A row of the column matrix is one window, unrolled: taps * C numbers. As a whole the matrix would be `taps` times the
-input (27 times for 3x3x3); here a block of it, small enough for the cache, is gathered, multiplied and forgotten. And
-of windows one above the other, which have lines in common, each line is gathered once. For few channels: with many,
-every tap is a good matrix product by itself (conv_taps.py).
+A row of the im2col matrix is a window, unrolled: taps * C numbers. The whole matrix would be `taps` times the input (27
+times for 3x3x3), so a block of it, small enough for the cache, is gathered, multiplied and forgotten. Outputs one above
+the other share lines of the input: a row of `cols` has all lines of one place (sample, frame, w'), each once, and
+the window of a height h' is a stretch of that row. So there is a matrix for each height, and these matrices overlap.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from minnl.kernels.conv3d.im2col_blocks import BYTES, tasks, upright_shapes
 from minnl.kernels.runtime import memory, threads
 from minnl.kernels.runtime.matmul import added, compute, pieces
-from minnl.kernels.runtime.panels import factor
-from minnl.kernels.runtime.strided import in_runs, padded, strided
+from minnl.kernels.runtime.strided import LINE, in_runs, padded, strided
 from minnl.kernels.runtime.workspace import plans
 
-WEIGHT_ELEMENTS = 640 * 1024  # of a weight that this is for: a larger one leaves the cache from block to block; and
-SUM_ELEMENTS = 256 * 1024  # for its gradient: each part sums up one of that size, 1 MB
-SUM_ROWS = 192  # rows in one sum of the weight gradient: with few channels short enough for gemm.py
-LONG_SUM_ROWS = 480  # the same where each sum is a call:
-LARGE_SUM = 48 * 1024  # elements of a weight from which on several sums in one call would leave the cache
+WEIGHT_ELEMENTS = 256 * 1024  # Elements of the largest weight for this method, 1 MB: each task sums up a gradient.
+BLOCK_ELEMENTS = 512 * 1024  # Elements of a block of the matrix, 2 MB: with smaller ones threads wait more for Python.
+ROWS = 128  # A product has at least so many rows, as far as there are; or
+WIDE = 56  # the places of one line, if these are so many: then the outputs of a block need no other order.
+HEIGHTS_ELEMENTS = 48 * 1024  # Elements of the products, in a weight's gradient, that one call makes.
+PAGE = 1024  # Numbers in 4 KB: rows at multiples of this distance compete for the same lines of the cache.
+BYTES = 4  # Bytes of a float32.
 
 
 def correlate(x, weight, y, stride, pads, dilation):
-    """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K)."""
-    x, weight, y, stride, pads, dilation = upright(x, weight, y, stride, pads, dilation)
-    w = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # heights outermost, as in a row of columns
-    how, products = factor(w, math.prod(y.shape[:4])), {}
+    """y (N, T', H', W', K) = windows of x (N, T, H, W, C) times weight (kT, kH, kW, C, K). The dilation is 1."""
+    x, weight, y, *how = upright(x, weight, y, stride, pads)
+    matrix = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # lines first, as in a row of `cols`
 
-    def one(blocks):
-        for where, first, block in blocks:
-            plan, out = plans.of(Columns, block, y.shape[4]), y[where]
-            plan.gather(x[where[0]], first)
-            if block.in_place:
-                compute(plan.products(*how, memory.view(out, *block.outputs, y.shape[4])))
-                continue
-            if plan not in products:
-                products[plan] = plan.products(*how, plan.outs)
-            compute(products[plan])
-            _by_height(out)[...] = plan.by_height
+    def one(task):
+        where, first, layout = task
+        plan, out = plans.of(Cols, layout), y[where].transpose(2, 0, 1, 3, 4)
+        plan.gather(x[where[0]], first)
+        rows = memory.view(out, *plan.out.shape) if layout.in_place else plan.out
+        for heights, taps, cols in plan.matrices:
+            compute(pieces(cols, matrix[taps], rows[heights]))
+        if not layout.in_place:
+            in_runs(out)[...] = in_runs(rows).reshape(out.shape[:4])
 
-    threads.run(one, tasks(x.shape, weight.shape, y.shape, stride, tuple(pads), dilation))
+    threads.run(one, blocks(x.shape, weight.shape, y.shape, *how))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
-    """Sum over blocks of columns^T times gy; each task sums for itself, and the sums are added in the tasks' order."""
-    x, gw, gy, stride, pads, dilation = upright(x, gw, gy, stride, pads, dilation)
+    """The sum over blocks of cols^T times gy. Each task sums for itself, and the sums are added in the tasks' order."""
+    x, gw, gy, *how = upright(x, gw, gy, stride, pads)
     kt, kh, kw, c, k = gw.shape
+    every = blocks(x.shape, gw.shape, gy.shape, *how)
 
-    def one(blocks):
+    def one(share):
         total = memory.empty((kh * kt * kw * c, k), gy.dtype)
         total.fill(0)
-        for where, first, block in blocks:
-            plan, out = plans.of(GradientColumns, block, k), gy[where]
+        for where, first, layout in every[share]:
+            plan, out = plans.of(Cols, layout), gy[where].transpose(2, 0, 1, 3, 4)
             plan.gather(x[where[0]], first)
-            if block.in_place:
-                sums = plan.make_sums(out.reshape(*block.outputs, -1))
+            if layout.in_place:
+                rows = memory.view(out, *plan.out.shape)
             else:
-                plan.by_height[...], sums = _by_height(out), plan.sums
-            for taps, products, product in sums:
-                compute(products)
-                total[taps] += product if product.ndim == 2 else product.sum(axis=(0, 1))
+                in_runs(plan.out).reshape(out.shape[:4])[...], rows = in_runs(out), plan.out
+            for heights, taps, cols in plan.matrices:
+                depth = cols.shape[2]
+                for some in threads.pieces(len(cols), HEIGHTS_ELEMENTS // max(1, depth * k)):
+                    products = memory.empty((some.stop - some.start, depth, k), gy.dtype)
+                    compute(pieces(cols[some].swapaxes(1, 2), rows[heights][some], products))
+                    for product in products:
+                        total[taps] += product
         return total
 
-    total = added(threads.run(one, tasks(x.shape, gw.shape, gy.shape, stride, tuple(pads), dilation)))
+    total = added(threads.run(one, threads.shares(len(every), threads.tasks_for(2 * gy.size * gw[..., 0].size))))
     gw[...] = total.reshape(kh, kt, kw, c, k).swapaxes(0, 1)
 
 
-class Columns:
-    """A thread's plan for blocks of one kind: memory for the columns, the matrices in it, and rows of results."""
+def upright(x, weight, y, stride, pads):
+    """Views in which time is the height, if windows are long in time alone, since frames then are shared as lines are.
 
-    def __init__(self, empty, block, k):
-        self.block, rows = block, empty((block.numbers,), np.float32)
-        self.to = np.ndarray(block.shape, f"V{BYTES * block.run}", rows, 0, block.strides)
-        self.matrices = [
-            (heights, taps, np.ndarray(shape, np.float32, rows, offset, strides))
-            for heights, taps, shape, offset, strides in block.matrices
-        ]
-        if not block.in_place:
-            self.outs = empty((*block.outputs, k), np.float32)
-            self.by_height = memory.view(in_runs(self.outs), *block.by_height)
+    x, weight, y, stride, pads; and whether time is the height.
+    """
+    turned = weight.shape[0] > weight.shape[1] == 1
+    if turned:
+        x, weight, y = x.swapaxes(1, 2), weight.swapaxes(0, 1), y.swapaxes(1, 2)
+        stride, pads = ((b, a, c) for a, b, c in (stride, pads))
+    return x, weight, y, stride, tuple(pads), turned
+
+
+class Layout(NamedTuple):
+    """Everything that the matrices of a block depend on. Blocks with the same layout share a plan."""
+
+    weight: tuple
+    stride: tuple
+    extent: tuple  # (n, t, h, w) of the block's outputs
+    above: int  # lines of the block's windows that lie in the padding above the input
+    lines: int  # lines of the input that the block's windows reach
+    in_place: bool  # whether the outputs lie in y in the order of the product, height by height
+
+
+@functools.lru_cache(256)
+def blocks(x, weight, y, stride, pads, turned):
+    """The blocks of an output: four slices of y, where the windows begin in x (T, H, W), and the layout of each."""
+    (n, t, height, width), kernel, line = y[:4], weight[:3], math.prod(weight[:4]) // weight[1]
+    tasks = threads.tasks_for(2 * math.prod(y[:4]) * math.prod(weight))
+    if width >= WIDE and not turned:
+        frames = 1
+    else:
+        least = min(-(-ROWS // width), n * t)
+        most = BLOCK_ELEMENTS // (width * line * ((height - 1) * stride[1] + kernel[1]))
+        frames = max(least, min(most, -(-n * t // tasks)))
+    lines = (BLOCK_ELEMENTS // (frames * width * line) - kernel[1]) // stride[1] + 1
+    lines = min(lines, -(-height // -(-tasks * frames // (n * t))))
+    cuts = threads.pieces(n, frames // t), threads.pieces(t, frames), threads.pieces(height, lines), [slice(0, width)]
+    made = []
+    for where in itertools.product(*cuts):
+        extent = tuple(s.stop - s.start for s in where)
+        first = [s.start * step - before for s, step, (before, _) in zip(where[1:], stride, pads, strict=True)]
+        reach = first[1], first[1] + (extent[2] - 1) * stride[1] + kernel[1]
+        top, end = (min(max(0, i), x[2]) for i in reach)
+        layout = Layout(
+            weight, stride, extent, top - reach[0], end - top, extent[0] == 1 and (turned or extent[1] == 1)
+        )
+        made.append((where, (first[0], top, first[2]), layout))
+    return made
+
+
+class Cols:
+    """A thread's plan for blocks of one layout: memory for `cols` and for its product, and the matrices in `cols`."""
+
+    def __init__(self, empty, layout):
+        (kt, kh, kw, c, k), (st, sh, sw), (n, t, h, w), above, lines, _ = layout
+        line, self.run, self.steps = kt * kw * c, kw * c, (st, sw)
+        self.size = (t - 1) * st + kt, lines, (w - 1) * sw + kw  # of the input that the block's windows reach
+        pitch = lines * line
+        pitch += 2 * LINE * (pitch % PAGE < LINE or pitch % PAGE > PAGE - LINE)
+        memory, self.out = empty((n * t * w * pitch,), np.float32), empty((h, n * t * w, k), np.float32)
+        strides = tuple(BYTES * i for i in (t * w * pitch, w * pitch, pitch, line, self.run))
+        self.cols = np.ndarray((n, t, w, lines, kt), f"V{BYTES * self.run}", memory, 0, strides)
+        self.matrices = []  # (heights, rows of the weight's matrix, their matrix (heights, n * t * w, depth)) each
+        for (begin, end), heights in itertools.groupby(
+            range(h), lambda i: tuple(min(max(0, above + line - i * sh), kh) for line in (0, lines))
+        ):
+            heights = list(heights)
+            shape, strides = (len(heights), n * t * w, (end - begin) * line), (sh * line, pitch, 1)
+            offset = (heights[0] * sh + begin - above) * line if end > begin else 0
+            matrix = np.ndarray(shape, np.float32, memory, BYTES * offset, tuple(BYTES * i for i in strides))
+            self.matrices.append((slice(heights[0], heights[-1] + 1), slice(begin * line, end * line), matrix))
 
     def gather(self, x, first):
-        """The columns of a block whose windows begin at `first` (T, H, W) in its samples of x."""
-        seen = padded(x, first, self.block.size)
-        strides = tuple(seen.strides[axis] * step for axis, step in zip(*self.block.steps, strict=True))
-        self.to[...] = strided(seen, self.block.shape, strides, self.block.run)
-
-    def products(self, make, w, outs):
-        """outs (heights, rows, K) = columns times w, as products (a, b, out); `make` and w from panels.factor."""
-        return [
-            product for some, taps, matrix in self.matrices for product in make(matrix, w[..., taps, :], outs[some])
-        ]
-
-
-class GradientColumns(Columns):
-    """The same for what blocks add to the weight's gradient: `sums` of the rows that are there, if not `in_place`."""
-
-    def __init__(self, empty, block, k):
-        super().__init__(empty, block, k)
-        sizes = [math.prod(self._shape(matrix, k)) for *_, matrix in self.matrices]
-        self.product = empty((max(sizes),), np.float32)
-        if not block.in_place:
-            self.sums = self.make_sums(self.outs)
-
-    def make_sums(self, outs):
-        """(taps, products, product) for outs (heights, rows, K): how to make what is to be added for some taps.
-
-        A `product` of four axes is several sums, to be added up over the first two.
-        """
-        made = []
-        for heights, taps, matrix in self.matrices:
-            gy, shape = outs[heights], self._shape(matrix, outs.shape[2])
-            rows, product = gy.shape[1], memory.view(self.product[: math.prod(shape)], *shape)
-            if len(shape) == 2:
-                runs = itertools.product(threads.pieces(rows, LONG_SUM_ROWS), zip(matrix, gy, strict=True))
-                made += [(taps, pieces(a[some].T, b[some], product), product) for some, (a, b) in runs]
-                continue
-            whole = rows // SUM_ROWS * SUM_ROWS
-            for some, each in ((slice(0, whole), SUM_ROWS), (slice(whole, rows), rows - whole)):  # and what is left
-                if some.stop > some.start:
-                    count = (some.stop - some.start) // each
-                    a, b = (m[:, some].reshape(len(m), count, each, m.shape[2]) for m in (matrix, gy))
-                    made.append((taps, pieces(a.swapaxes(2, 3), b, product[:, :count]), product[:, :count]))
-        return made
-
-    @staticmethod
-    def _shape(matrix, k):
-        """Of the product of a matrix: (depth, K); or (heights, sums, depth, K), several sums at once."""
-        heights, rows, depth = matrix.shape
-        return (depth, k) if depth * k >= LARGE_SUM else (heights, max(1, rows // SUM_ROWS), depth, k)
-
-
-def upright(x, weight, y, stride, pads, dilation):
-    """The same convolution; but for windows along time alone time is the height, and all places of a frame are a line.
-
-    For x, weight and y as arrays. So windows one after the other in time, too, can share what they see in common.
-    """
-    how = upright_shapes(x.shape, weight.shape, y.shape, stride, tuple(pads), dilation)
-    return *(memory.view(a, *shape) for a, shape in zip((x, weight, y), how, strict=False)), *how[3:]
-
-
-def _by_height(part):
-    """A block of an output, (n, t, h, w, K), as (h, n, t, w) of runs."""
-    return in_runs(part).transpose(2, 0, 1, 3)
+        """Copy the lines of a block into `cols`; its windows begin at `first` (T, H, W) in its samples of x."""
+        box, (st, sw) = padded(x, first, self.size), self.steps
+        s = box.strides
+        self.cols[...] = strided(box, self.cols.shape, (s[0], s[1] * st, s[3] * sw, s[2], s[1]), self.run)

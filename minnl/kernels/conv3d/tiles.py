@@ -1,12 +1,11 @@
-"""Winograd's minimal filtering in two dimensions: its matrices, and the tiles of a video that they work on.
+"""Winograd's minimal filtering in two dimensions: its matrices, and the tiles of a video: docs/kernels/conv3d.md.
 
-An m x m tile of the output of a 3 x 3 correlation sees an n x n tile of the input, n = m + 2. With three small matrices
-(docs/kernels/winograd.md derives them)
+A tile of 4 x 4 outputs of a 3 x 3 correlation depends on a tile d of 6 x 6 inputs. With three small matrices
 
     output tile = A^T [ (G w G^T) * (B^T d B) ] A          (* element by element)
 
-takes n^2 multiplications instead of 9 m^2: 36 instead of 144 for m = 4. Each of the n^2 elements has channels, and its
-sum over them is a matrix product of its own: (tiles x C) times (C x K).
+takes 36 multiplications instead of 144. Each of the 36 points has channels, and its sum over them is a matrix product
+of its own: (tiles x C) times (C x K).
 """
 
 from __future__ import annotations
@@ -20,114 +19,88 @@ import numpy as np
 from minnl.kernels.runtime import memory, threads
 from minnl.kernels.runtime.strided import LINE, in_runs, padded, strided
 
-REGION_ELEMENTS = 1024 * 1024  # of the input or output of a region, 4 MB
-LEAST_ELEMENTS = 8 * 1024  # tiles * channels: no region is less than a block, but two of this size rather than one
-POINTS = {  # where polynomials are evaluated: those with the least rounding; the last point is infinity, always
-    2: (0.0, 1.0, -1.0),
-    3: (0.0, 0.75, -0.75, 2.0),
-    4: (0.0, 0.625, -0.625, 1.5, -1.5),
-    5: (0.0, 0.875, -0.875, 2.0, -2.0, 0.5),
-}
+TILE = 4  # Side of an output tile: 2 takes half as long again, 5 loses another factor of four in accuracy.
+SIDE = TILE + 2  # Side of an input tile.
+POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)  # Polynomials are evaluated here and at infinity: least rounding for TILE = 4.
 
 
-@functools.cache
-def transforms(m):
-    """(A^T, G, B^T) for one dimension, in float32: (m, n), (n, 3), (n, n)."""
-    n, points = m + 2, POINTS[m]
-    A, G, B = np.zeros((n, m)), np.zeros((n, 3)), np.zeros((n, n))
-    for i, a in enumerate(points):
-        others = points[:i] + points[i + 1 :]
-        A[i] = [a**k for k in range(m)]
+def _transforms():
+    """(A^T, G, B^T) for one dimension, in float32: (4, 6), (6, 3), (6, 6)."""
+    A, G, B = np.zeros((SIDE, TILE)), np.zeros((SIDE, 3)), np.zeros((SIDE, SIDE))
+    for i, a in enumerate(POINTS):
+        others = POINTS[:i] + POINTS[i + 1 :]
+        A[i] = [a**k for k in range(TILE)]
         G[i] = [a**k / math.prod(a - b for b in others) for k in range(3)]
-        B[i, : n - 1] = np.poly(others)[::-1]  # coefficients of the product of all (t - b), lowest power first
+        B[i, :-1] = np.poly(others)[::-1]  # coefficients of the product of all (t - b), lowest power first
     A[-1, -1] = G[-1, -1] = 1
-    B[-1] = np.poly(points)[::-1]
-    return tuple(np.ascontiguousarray(t, np.float32) for t in (A.T, G, B))
+    B[-1] = np.poly(POINTS)[::-1]
+    return tuple(np.ascontiguousarray(matrix, np.float32) for matrix in (A.T, G, B))
+
+
+AT, G, BT = _transforms()
 
 
 def along_both(matrix, a, between, out):
     """The two products (a, b, out) that take tiles a (q, q, N) by a matrix (r, q) to matrix a matrix^T (r, r, N).
 
-    `between` (q, r, N) is memory for what one of them leaves to the other.
+    `between` (q, r, N) is scratch for the result of the first product.
     """
     return [(matrix, a, between), (matrix, between.swapaxes(0, 1), out.swapaxes(0, 1))]
 
 
 def squares(q, r, n, empty=memory.empty):
-    """Memory for numbers (q, r, n). Of rows that lie powers of 2 apart only few fit into a core's cache together."""
-    lines = -(-n // LINE) | 1  # odd, so rows begin in different places of it
+    """Memory (q, r, n). Few of several rows a power of 2 apart fit into a cache: each row is an odd number of lines."""
+    lines = -(-n // LINE) | 1
     return memory.view(empty((q * r, lines * LINE), np.float32)[:, :n], q, r, n)
 
 
-class Region:
-    """Rows of tiles, of some samples, of the output (N, T, H, W, ·) of a 3 x 3 correlation, in m x m tiles.
-
-    A region is what a thread works on at a time; `blocks` cut it into (samples, rows, columns) of the region whose
-    tiles of all frames go through the cache together. Where m does not divide H or W the last tiles stick out.
-    """
-
-    def __init__(self, m, samples, rows, shape, most):
-        self.m, self.rows, (self.frames, self.height, self.width) = m, rows, shape
-        self.across, down = -(-self.width // m), rows.stop - rows.start
-        self.extent = down * m, self.across * m
-        self.count = samples * down * self.across  # tiles of one frame
-        cuts = [
-            threads.pieces(samples, max(1, most // (self.frames * self.across * down))),
-            threads.pieces(down, max(1, most // (self.frames * self.across))),
-            threads.pieces(self.across, max(1, most // self.frames)),
-        ]
-        self.blocks = [(slice(None), slice(None), *block) for block in itertools.product(*cuts)]
-
-    def seen(self, x, corner):
-        """The overlapping n x n tiles of x (N, T, H, W, C) that the outputs see: (n, n, N, down, across, T) of runs.
-
-        `corner` is where in x the first window of all begins, (-padding, -padding).
-        """
-        first = (0, corner[0] + self.rows.start * self.m, corner[1])
-        size = (x.shape[1], self.extent[0] + 2, self.extent[1] + 2)
-        return self._tiles(padded(x, first, size), self.m + 2)
-
-    def made(self, y):
-        """The m x m tiles of the region of y (N, T, H, W, K), zero where they stick out: as in `seen`."""
-        return self._tiles(padded(y, (0, self.rows.start * self.m, 0), (y.shape[1], *self.extent)), self.m)
-
-    def to_write(self, y):
-        """Tiles of the region of y as `made` has them, to be written; and a function to call when all are."""
-        top = self.rows.start * self.m
-        part = y[:, :, top : top + self.extent[0]]
-        if part.shape[2:4] == self.extent:
-            return self._tiles(part, self.m), lambda: None
-        whole = memory.empty((*part.shape[:2], *self.extent, part.shape[4]), y.dtype)
-
-        def done():
-            in_runs(part)[...] = in_runs(whole)[:, :, : part.shape[2], : part.shape[3]]
-
-        return self._tiles(whole, self.m), done
-
-    def _tiles(self, frames, side):
-        """(N, T, h, w, C) as tiles at steps of m: (side, side, N, down, across, T) of runs of C."""
-        n, t, h, w, c = frames.shape
-        s = frames.strides
-        shape = (side, side, n, (h - side) // self.m + 1, (w - side) // self.m + 1, t)
-        return strided(frames, shape, (s[2], s[3], s[0], self.m * s[2], self.m * s[3], s[1]), c)
-
-
 @functools.lru_cache(256)
-def regions(m, shape, channels, block, most=8):
-    """The output (N, T, H, W) in `most` regions or fewer, more where they would be large; blocks of `block` tiles.
+def blocks(shape, most):
+    """Slices (samples, down, across) that cut the tiles of an output (N, T, H, W) in blocks of about `most` tiles.
 
-    Pairs (slice of samples, Region). Cut by the shape alone, so that the same sums are taken whatever the number of
-    threads.
+    A block has all frames of its tiles. The cut follows from the shape alone.
     """
-    block, (samples, frames, height, width) = max(1, block), shape
-    down, across = -(-height // m), -(-width // m)
-    tiles = samples * down * across * frames
-    wanted = min(most, max(1, tiles // block, min(2, tiles * channels // LEAST_ELEMENTS)))
-    wanted += wanted > 1 and wanted % 2  # even, since numbers of cores are
-    rows = min(-(-samples * down // wanted), REGION_ELEMENTS // (frames * across * m * m * channels))
-    if rows >= down:
-        cuts = [(some, slice(0, down)) for some in threads.pieces(samples, rows // down)]
+    samples, frames, height, width = shape
+    down, across = -(-height // TILE), -(-width // TILE)
+    cuts = (
+        threads.pieces(samples, most // (frames * across * down)),
+        threads.pieces(down, most // (frames * across)),
+        threads.pieces(across, most // frames),
+    )
+    return list(itertools.product(*cuts))
+
+
+def input_tiles(x, block, pads):
+    """The overlapping 6 x 6 tiles of x (N, T, H, W, C) for a block: (6, 6, N, down, across, T) of runs of C."""
+    samples, down, across = block
+    first = 0, down.start * TILE - pads[1][0], across.start * TILE - pads[2][0]
+    size = x.shape[1], (down.stop - down.start) * TILE + 2, (across.stop - across.start) * TILE + 2
+    return _tiles(padded(x[samples], first, size), SIDE)
+
+
+def output_tiles(y, block):
+    """The 4 x 4 tiles of y (N, T, H, W, K) for a block, 0 outside y: (4, 4, N, down, across, T) of runs of K."""
+    samples, down, across = block
+    size = y.shape[1], (down.stop - down.start) * TILE, (across.stop - across.start) * TILE
+    return _tiles(padded(y[samples], (0, down.start * TILE, across.start * TILE), size), TILE)
+
+
+def write_tiles(y, block, tiles):
+    """Write `tiles`, in the order of `output_tiles`, to a block of y; parts of tiles outside y are left out."""
+    samples, down, across = block
+    part = y[samples, :, down.start * TILE : down.stop * TILE, across.start * TILE : across.stop * TILE]
+    size = (down.stop - down.start) * TILE, (across.stop - across.start) * TILE
+    if part.shape[2:4] == size:
+        _tiles(part, TILE)[...] = tiles
     else:
-        cuts = [(slice(i, i + 1), some) for i in range(samples) for some in threads.pieces(down, rows)]
-    region = functools.cache(lambda n, first, last: Region(m, n, slice(first, last), shape[1:], block))
-    return tuple((some, region(some.stop - some.start, rows.start, rows.stop)) for some, rows in cuts)
+        whole = memory.empty((*part.shape[:2], *size, part.shape[4]), part.dtype)
+        _tiles(whole, TILE)[...] = tiles
+        in_runs(part)[...] = in_runs(whole)[:, :, : part.shape[2], : part.shape[3]]
+
+
+def _tiles(frames, side):
+    """A view of (N, T, h, w, C) as tiles at steps of 4: (side, side, N, down, across, T) of runs of C."""
+    n, t, h, w, c = frames.shape
+    s = frames.strides
+    shape = side, side, n, (h - side) // TILE + 1, (w - side) // TILE + 1, t
+    return strided(frames, shape, (s[2], s[3], s[0], TILE * s[2], TILE * s[3], s[1]), c)
