@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from minnl import backend
+from minnl.backend import Array
 
 MODES = ("textbook", "fast")
 _mode = os.environ.get("MINNL_KERNELS", "fast")
@@ -63,6 +67,14 @@ def kernel_of(op, arrays, device=None):
 def is_kernel(cls):
     """Whether a class is a registered kernel."""
     return cls in _kernels.values()
+
+
+class CpuKernel:
+    """A base of kernels for float32 on NumPy. The textbook body computes anything else."""
+
+    @staticmethod
+    def suits(op: Any, arrays: Sequence[Array]) -> bool:
+        return type(arrays[0]) is np.ndarray and arrays[0].dtype == np.float32
 
 
 def use_kernels(mode: Literal["textbook", "fast"]) -> AbstractContextManager[None]:

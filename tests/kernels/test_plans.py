@@ -1,4 +1,4 @@
-"""What threads keep between calls of a convolution: plans, and the room in which they lie."""
+"""What threads keep between calls of a convolution: plans, and the workspace in which they lie."""
 
 import threading
 
@@ -7,8 +7,8 @@ import pytest
 
 from minnl import Tensor
 from minnl import functional as F
-from minnl.kernels.runtime import workspace as module
-from minnl.kernels.runtime.workspace import Plans
+from minnl.kernels.runtime import memory as module
+from minnl.kernels.runtime.memory import Plans
 from tests.fast import arrays
 
 
@@ -41,13 +41,13 @@ def test_arrays_of_a_plan_lie_apart_and_those_of_two_plans_in_the_same_place():
     assert np.shares_memory(one[0], two[0])
 
 
-def test_a_larger_plan_gets_a_larger_room_and_the_others_follow():
+def test_a_larger_plan_gets_a_larger_workspace_and_the_others_follow():
     plans = Plans()
     small = plans.of(Buffers, 10)
     large = plans.of(Buffers, 10_000)
     again = plans.of(Buffers, 10)
     assert again is not small and np.shares_memory(again.arrays[0], large.arrays[0])
-    assert plans.room.size == 40_000
+    assert plans.workspace.size == 40_000
 
 
 def test_a_plan_that_fails_leaves_the_others():
@@ -70,7 +70,7 @@ def test_threads_have_plans_of_their_own():
 
 
 def test_there_are_never_more_than_so_many(monkeypatch):
-    monkeypatch.setattr(module, "MOST", 3)
+    monkeypatch.setattr(module, "MOST_PLANS", 3)
     plans = Plans()
     for size in range(10):
         plans.of(Buffers, size)
@@ -80,7 +80,7 @@ def test_there_are_never_more_than_so_many(monkeypatch):
 
 @pytest.mark.slow
 def test_convolutions_of_several_user_threads_do_not_meet():
-    """Large and small ones in turn, so that rooms grow while others compute: each thread gets its own numbers."""
+    """Large and small ones in turn, so that workspaces grow while others compute: each thread gets its own numbers."""
     shapes = [
         ((4, 2, 9, 9, 8), (1, 3, 3, 8, 8)),
         ((2, 3, 21, 20, 16), (3, 3, 3, 16, 24)),

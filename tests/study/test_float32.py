@@ -6,7 +6,7 @@ import pytest
 import minnl
 from minnl import Op, Tensor, dispatch, float32check
 from minnl import functional as F
-from minnl.kernels.runtime.cpu_kernel import CpuKernel
+from minnl.dispatch import CpuKernel
 from minnl.ops.softmax import LogSoftmax
 from minnl.study import check
 from minnl.study.float32 import PASS

@@ -13,10 +13,10 @@ import math
 
 import numpy as np
 
+from minnl.dispatch import CpuKernel
 from minnl.kernels.conv3d import im2col, taps, winograd
 from minnl.kernels.runtime import memory, threads
-from minnl.kernels.runtime.cpu_kernel import CpuKernel
-from minnl.kernels.runtime.strided import in_runs
+from minnl.kernels.runtime.memory import in_runs
 from minnl.kernels.runtime.sums import column_sums
 from minnl.ops.conv import Conv3d
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from minnl.kernels.runtime import memory, threads
 from minnl.kernels.runtime.matmul import added, compute, pieces
-from minnl.kernels.runtime.strided import LINE, in_runs, padded, strided
-from minnl.kernels.runtime.workspace import plans
+from minnl.kernels.runtime.memory import LINE, in_runs, padded, plans, strided
 
 WEIGHT_ELEMENTS = 256 * 1024  # Elements of the largest weight for this method, 1 MB: each task sums up a gradient.
 BLOCK_ELEMENTS = 512 * 1024  # Elements of a block of the matrix, 2 MB: with smaller ones threads wait more for Python.

@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from minnl.kernels.runtime import memory, threads
-from minnl.kernels.runtime.strided import LINE, in_runs, padded, strided
+from minnl.kernels.runtime.memory import LINE, in_runs, padded, strided
 
 TILE = 4  # Side of an output tile: 2 takes half as long again, 5 loses another factor of four in accuracy.
 SIDE = TILE + 2  # Side of an input tile.

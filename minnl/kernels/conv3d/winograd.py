@@ -20,8 +20,7 @@ from minnl.kernels.conv3d import tiles
 from minnl.kernels.conv3d.tiles import AT, BT, SIDE, TILE, G, along_both, squares
 from minnl.kernels.runtime import memory, threads
 from minnl.kernels.runtime.matmul import added, compute, pieces
-from minnl.kernels.runtime.strided import in_runs, padded
-from minnl.kernels.runtime.workspace import plans
+from minnl.kernels.runtime.memory import in_runs, padded, plans
 
 BLOCK_ELEMENTS = 20 * 1024  # A block has so many tiles * channels; times 36 floats, 2.9 MB: shorter calls wait more.
 LEAST_ELEMENTS = 4 * 1024  # A block has at least so many, rather than that there are fewer than two.

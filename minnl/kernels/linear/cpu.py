@@ -4,8 +4,8 @@ After a product on several threads of BLAS, OpenBLAS's threads wait for the next
 They spin on the cores that the kernels after the product need.
 """
 
+from minnl.dispatch import CpuKernel
 from minnl.kernels.runtime import threads
-from minnl.kernels.runtime.cpu_kernel import CpuKernel
 from minnl.ops.linear import Linear, MatMul
 
 LARGE = 64_000_000  # Multiply-adds from which on a batched product gains more by BLAS's threads than other ops lose.

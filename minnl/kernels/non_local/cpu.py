@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
+from minnl.dispatch import CpuKernel
 from minnl.engine import meta_array
 from minnl.kernels.runtime import threads
-from minnl.kernels.runtime.cpu_kernel import CpuKernel
 from minnl.kernels.runtime.memory import empty
 from minnl.ops.non_local import NonLocalSoftmax
 

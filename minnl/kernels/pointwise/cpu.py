@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from minnl.dispatch import CpuKernel
 from minnl.engine import Accumulation
 from minnl.kernels.runtime import memory, threads
-from minnl.kernels.runtime.cpu_kernel import CpuKernel
 
 BLOCK = 512 * 1024  # Elements of a block, 2 MB; gradients of fewer are added before a second thread starts.
 

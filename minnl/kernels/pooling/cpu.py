@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from minnl import windows
+from minnl.dispatch import CpuKernel
 from minnl.kernels.runtime import memory, threads
-from minnl.kernels.runtime.cpu_kernel import CpuKernel
 from minnl.ops.pool import MaxPool3d
 
 BLOCK = 1024 * 1024  # elements of the input in a block, 4 MB: two threads with shorter steps wait for each other
