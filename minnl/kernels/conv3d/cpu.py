@@ -107,13 +107,13 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
     """
     phases = []
     for phase in itertools.product(*map(range, stride)):
-        some, before = [], []
+        slices, before = [], []
         for k, s, d, start, (padding, _) in zip(weight.shape[:3], stride, dilation, phase, pads, strict=True):
             first = (start + padding) % s
-            some.append(slice(first, None, s))
+            slices.append(slice(first, None, s))
             before.append((d * (len(range(first, k, s)) - 1) - (start + padding - first) // s, 0))
         where = tuple(slice(start, None, s) for start, s in zip(phase, stride, strict=True))
-        phases.append((where, weight[tuple(some)][::-1, ::-1, ::-1].swapaxes(3, 4), tuple(before)))
+        phases.append((where, weight[tuple(slices)][::-1, ::-1, ::-1].swapaxes(3, 4), tuple(before)))
 
     def one(samples):
         for where, mirrored, before in phases:

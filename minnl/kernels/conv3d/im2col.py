@@ -134,9 +134,9 @@ class Cols:
         self.size = (t - 1) * st + kt, lines, (w - 1) * sw + kw  # of the input that the block's windows reach
         pitch = lines * line
         pitch += 2 * LINE * (pitch % PAGE < LINE or pitch % PAGE > PAGE - LINE)
-        memory, self.out = empty((n * t * w * pitch,), np.float32), empty((h, n * t * w, k), np.float32)
+        scratch, self.out = empty((n * t * w * pitch,), np.float32), empty((h, n * t * w, k), np.float32)
         strides = tuple(BYTES * i for i in (t * w * pitch, w * pitch, pitch, line, self.run))
-        self.cols = np.ndarray((n, t, w, lines, kt), f"V{BYTES * self.run}", memory, 0, strides)
+        self.cols = np.ndarray((n, t, w, lines, kt), f"V{BYTES * self.run}", scratch, 0, strides)
         self.matrices = []  # (heights, rows of the weight's matrix, their matrix (heights, n * t * w, depth)) each
         for (begin, end), heights in itertools.groupby(
             range(h), lambda i: tuple(min(max(0, above + line - i * sh), kh) for line in (0, lines))
@@ -144,7 +144,7 @@ class Cols:
             heights = list(heights)
             shape, strides = (len(heights), n * t * w, (end - begin) * line), (sh * line, pitch, 1)
             offset = (heights[0] * sh + begin - above) * line if end > begin else 0
-            matrix = np.ndarray(shape, np.float32, memory, BYTES * offset, tuple(BYTES * i for i in strides))
+            matrix = np.ndarray(shape, np.float32, scratch, BYTES * offset, tuple(BYTES * i for i in strides))
             self.matrices.append((slice(heights[0], heights[-1] + 1), slice(begin * line, end * line), matrix))
 
     def gather(self, x, first):
