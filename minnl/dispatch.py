@@ -1,9 +1,9 @@
-"""Which class computes: the op's own textbook body, or a kernel that is registered for the op's class and a backend.
+"""The choice of the class that computes: the op itself (the textbook body) or a registered kernel of the op's class.
 
 A kernel is a subclass of its op. The engine turns the op into an instance of the kernel before forward runs, so the
 kernel has the op's options, its name and its formulas, and falls back on the op by calling ``super().forward(...)``.
-The table belongs to class objects, not to names: another class of the same name, or a class derived from the op, has no
-kernel. docs/kernels/README.md tells how a kernel is written.
+The table of kernels has class objects as keys, not names: another class of the same name, or a class derived from the
+op, has no kernel. docs/kernels/README.md explains how to write a kernel.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _kernels: dict[tuple[type, str], type] = {}  # {(class of an op or optimiser, "c
 
 
 def mode() -> str:
-    """Which bodies run: "textbook" or "fast"."""
+    """The mode: "textbook" (the ops compute) or "fast" (kernels compute where one suits)."""
     return _mode
 
 
 def register(op_class, device, kernel):
     """Register a kernel, a subclass of the op (or optimiser) `op_class`, for arrays on "cpu" or "gpu".
 
-    Before the engine picks the kernel, the engine asks ``kernel.suits(op, arrays)``: whether the kernel is made for
-    these dtypes and shapes.
+    The engine uses the kernel only if ``kernel.suits(op, arrays)`` is true, which says that the kernel supports the
+    dtypes and shapes of these arrays.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def register(op_class, device, kernel):
 def kernel_of(op, arrays, device=None):
     """The kernel registered for the class of `op` that suits the arrays, or None for the textbook body.
 
-    `device` is "cpu" or "gpu", by default where the first array is.
+    `device` is "cpu" or "gpu", by default the device of the first array.
     """
     if _mode == "textbook":
         return None
@@ -78,10 +78,10 @@ class CpuKernel:
 
 
 def use_kernels(mode: Literal["textbook", "fast"]) -> AbstractContextManager[None]:
-    """Switch between the "textbook" bodies of ops/ and the "fast" kernels, at once and for all threads.
+    """Switch between the "textbook" bodies of ops/ and the "fast" kernels. The call switches all threads at once.
 
-    ``with use_kernels("textbook"): ...`` puts the earlier mode back at the end of the block. The environment variable
-    MINNL_KERNELS sets the mode that a process starts with.
+    ``with use_kernels("textbook"): ...`` restores the earlier mode at the end of the block. The environment variable
+    MINNL_KERNELS sets the initial mode of a process.
     """
     global _mode
     if mode not in MODES:

@@ -1,9 +1,9 @@
 """The autograd engine: Tensor, Op, and the sweep that runs a graph backwards.
 
-A :class:`Tensor` holds an array and, if it was computed, the :class:`Op` that made it; an op holds the ops (or leaf
-tensors) that its inputs came from, and those arrays, and only those, that its backward needs. That is the whole
-graph: references point only backwards in time, so it has no cycles and is freed by reference counting the moment the
-last tensor goes. docs/engine.md walks through it.
+A :class:`Tensor` holds an array and, if the tensor was computed, the :class:`Op` that made it. An op holds the ops (or
+leaf tensors) that its inputs came from, and exactly the arrays that its backward needs. Tensors and ops are the whole
+graph. References point only backwards in time, so the graph has no cycles, and reference counting frees the graph when
+its last tensor goes. docs/engine.md walks through this file.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
     from minnl.methods import Methods
 else:
-    Methods = object  # minnl/methods.py, which needs Tensor, gives it the methods later
+    Methods = object  # minnl/methods.py imports Tensor, so that file adds the methods to Tensor later
 
-_age = itertools.count()  # an op is younger than everything it was made from
+_age = itertools.count()  # an op is younger than every op that its inputs came from
 
 
 class _State(threading.local):
-    """What a thread has switched on; threads do not see each other's."""
+    """The engine's modes in one thread: whether a graph is recorded, and the plan of a cost summary."""
 
     recording = True
-    plan: Any = None  # a study.cost_summary.Plan, which ops tell of themselves instead of computing: see Op.infer
+    plan: Any = None  # a study.cost_summary.Plan: while it is set, ops infer shapes and compute nothing (Op.infer)
 
 
 state = _State()
@@ -54,7 +54,7 @@ state = _State()
 
 @contextlib.contextmanager
 def recording(on: bool) -> Iterator[None]:
-    """Context in which ops of this thread record a graph, or record none."""
+    """Context in which the ops of this thread record a graph (`on`) or do not."""
     before, state.recording = state.recording, on
     try:
         yield
@@ -63,21 +63,21 @@ def recording(on: bool) -> Iterator[None]:
 
 
 def no_grad() -> AbstractContextManager[None]:
-    """Context in which ops record no graph: for evaluation, and for editing parameters."""
+    """Context in which ops record no graph. Evaluation and edits of parameters use it."""
     return recording(False)
 
 
 class Tensor(Methods):
-    """An array with a memory of how it was made.
+    """An array that knows which op computed it.
 
     Parameters
     ----------
     data : ndarray (NumPy or CuPy) of float32 or float64, or nested lists or a number (they become float32)
-        Held as it is, not copied: an edit of the array is an edit of the tensor.
+        The tensor holds this array and does not copy it: an edit of the array is an edit of the tensor.
     requires_grad : bool
         Whether `backward` leaves a gradient in `.grad`.
     dtype, device
-        Convert or move `data` first. Nothing is ever converted without being asked for.
+        Convert or move `data` first. Without these arguments nothing is converted or moved.
 
     Attributes
     ----------
@@ -87,15 +87,15 @@ class Tensor(Methods):
     Raises
     ------
     TypeError
-        For data of another dtype (integers, float16, bool): say which float is wanted. For data that are no real
-        numbers (None, text, complex numbers), or an array with rules of its own (np.matrix, a masked array).
+        If `data` has another dtype (integers, float16, bool); pass `dtype` then. If `data` holds no real numbers (None,
+        text, complex numbers), or is an array that computes by other rules (np.matrix, a masked array).
     ValueError
-        For lists of different lengths in a list.
+        If `data` is a list whose inner lists differ in length.
 
     Notes
     -----
-    A tensor is equal to itself only as a key of a dict: ``==`` compares elements. Its operators and methods, and how it
-    meets NumPy, are in minnl/methods.py.
+    ``==`` compares elements; as a key of a dict or in a set a tensor equals only itself. The operators, the methods and
+    the use with NumPy are in minnl/methods.py.
     """
 
     __slots__ = ("_data", "requires_grad", "_grad", "op", "__weakref__")
@@ -167,33 +167,33 @@ class Tensor(Methods):
         return backend.to_host(self.data)
 
     def __reduce_ex__(self, protocol):
-        """For copy and pickle: of leaves only. A copy of a graph would send its gradients to copies of the leaves."""
+        """For copy and pickle, of leaves only: a copied graph would send its gradients to copies of the leaves."""
         if self.op is not None:
-            raise TypeError(f"copy: the tensor was computed by {self.op.name} and has a graph; copy or save t.detach()")
+            raise TypeError(f"copy: {self.op.name} computed the tensor, which has a graph; copy or save t.detach()")
         return super().__reduce_ex__(max(protocol, 2))
 
     def detach(self) -> Tensor:
-        """A leaf that shares the array and knows nothing of the graph."""
+        """A leaf that shares the array and has no graph."""
         return Tensor(self.data)
 
     def zero_grad(self) -> None:
         self.grad = None
 
     def retain_grad(self) -> None:
-        """Ask `backward` to leave a gradient here too, though this is not a leaf."""
+        """Make `backward` leave a gradient in `.grad` of this tensor too, though it is not a leaf."""
         if not self.requires_grad:
-            raise ValueError("retain_grad: the tensor does not require a gradient, none would ever arrive")
+            raise ValueError("retain_grad: the tensor does not require a gradient, so it would never get one")
         if self.op is not None:
             self.op.retained = weakref.ref(self)
 
     def backward(self, grad: Array | Tensor | None = None, retain_graph: bool = False) -> None:
-        """Accumulate d(self)/d(leaf), weighted with `grad`, into the `.grad` of every leaf that asks for it.
+        """Add d(self)/d(leaf), weighted with `grad`, to the `.grad` of every leaf that requires a gradient.
 
         Parameters
         ----------
-        grad : ndarray of self's shape and dtype; may be left out for a single element (it is 1)
+        grad : ndarray of self's shape and dtype; 1 by default if self has a single element
         retain_graph : bool
-            Keep what the ops kept, for another sweep. Without it their memory goes as the sweep passes.
+            Whether the ops keep what they saved for backward, for another sweep. By default the sweep frees it.
         """
         backward(self, grad, retain_graph)
 
@@ -202,17 +202,17 @@ class Op:
     """One differentiable function: forward and backward on plain arrays, side by side.
 
     A subclass writes ``forward(*arrays) -> array`` and ``backward(gy) -> tuple`` (a gradient, or None, for each input).
-    `saved_for_backward` names the attributes that forward leaves on `self` for backward. The engine drops them as the
-    sweep passes, counts their bytes in the cost summary before a run, and in debug mode watches them for edits.
-    ``self.needs[i]`` says whether input i wants a gradient (under no_grad none does). ``self.xp`` is numpy or cupy.
-    An op object is called once, for it carries what its one backward needs.
+    `saved_for_backward` names the attributes that forward leaves on `self` for backward. The sweep frees them, the cost
+    summary counts their bytes, and the debug mode checks them for edits. ``self.needs[i]`` says whether input i
+    requires a gradient (under no_grad no input does). ``self.xp`` is numpy or cupy. An op object is called only once,
+    because it holds what the backward of that call needs.
     """
 
     saved_for_backward: tuple[str, ...] = ()
-    converts = False  # whether forward may return another dtype than its inputs have, or move to another device
-    multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
-    sources: tuple[Any, ...] | None = None  # of each input: an Op, a leaf Tensor, or None if it wants no gradient
-    retained: weakref.ref[Tensor] | None = None  # a weak reference to the output, if it asked for its gradient
+    converts = False  # whether the dtype or the device of forward's result may differ from that of the inputs
+    multiply_adds = 0  # of one forward; `infer` sets the number where it is not 0
+    sources: tuple[Any, ...] | None = None  # for each input an Op, a leaf Tensor, or None if it requires no gradient
+    retained: weakref.ref[Tensor] | None = None  # a weak reference to the output after its retain_grad()
 
     @property
     def name(self) -> str:
@@ -225,9 +225,9 @@ class Op:
         raise NotImplementedError(f"{self.name} has no backward")
 
     def infer(self, *arrays: Any, **_: Any) -> Any:
-        """What `forward` returns and keeps, for arrays of shapes without memory (see :func:`meta_array`).
+        """Shape inference: what `forward` returns and saves for backward, as arrays of :func:`meta_array`.
 
-        The default computes, which is right for views and small results; ops with large ones say their shapes.
+        The default runs `forward`, which suits views and small results. An op with large results overrides it.
         """
         return self.forward(*arrays)
 
@@ -242,7 +242,7 @@ class Op:
         name = self.name
         arrays = check_inputs(name, inputs)
         xp, home = backend.namespace(name, *arrays), inputs[0].device
-        if self.__dict__.setdefault("call", call := object()) is not call:  # in one step: of two threads one is refused
+        if self.__dict__.setdefault("call", call := object()) is not call:  # setdefault is atomic among threads
             refuse_call(self)
         self.xp = xp
         self.needs = tuple(state.recording and t.requires_grad for t in inputs)
@@ -251,7 +251,7 @@ class Op:
         else:
             kernel = dispatch.kernel_of(self, arrays)
             if kernel is not None:
-                self.__class__ = kernel  # a subclass of this op: forward, backward and the names of what is saved
+                self.__class__ = kernel  # a subclass of this op with its own forward, backward and saved_for_backward
             with backend.on(home):
                 y = self.forward(*arrays)
         if type(y) is not type(arrays[0]) or y.dtype != arrays[0].dtype:
@@ -267,10 +267,10 @@ class Op:
         return out
 
     def gradients(self, gy: Array) -> list[Array | None]:
-        """Backward, with every gradient checked against the input it belongs to."""
+        """The gradients of `backward`, each checked against the shape and dtype of its input."""
         if self.sources is None:
             raise RuntimeError(
-                f"backward: what {self.name} kept is gone, a sweep has passed it already; "
+                f"backward: an earlier backward freed what {self.name} had saved; "
                 "call the first backward with retain_graph=True, or run forward again"
             )
         if debugging.active():
@@ -284,7 +284,7 @@ class Op:
         return grads
 
     def release(self) -> None:
-        """Drop the way back and everything kept for it."""
+        """Drop the sources and everything saved for backward."""
         self.sources = None
         for key in self.saved_for_backward:
             if self.__dict__.pop(key, self) is self:
@@ -292,28 +292,28 @@ class Op:
 
 
 def backward(root, grad=None, retain_graph=False):
-    """Sweep over the graph of `root`, then add what arrived to `.grad`: an error on the way leaves each as it was."""
+    """Sweep over the graph of `root`, then add the gradients to `.grad`. An error in the sweep changes no `.grad`."""
     if not root.requires_grad:
         raise ValueError("backward: the tensor does not require a gradient (no input did, or it was made in no_grad)")
     seed = check_seed(root, grad)
-    taken = {id(seed)}
+    shared = {id(seed)}
     for x, gx in sweep(root, seed, retain_graph).items():
         if x.grad is not None:
             x.grad = _plus(x.grad, gx)
-        elif isinstance(gx.base, type(gx)) or id(gx) in taken:  # a view, or went to two inputs, or is the caller's own
+        elif isinstance(gx.base, type(gx)) or id(gx) in shared:  # a view, another tensor's gradient, or the seed
             with backend.on(x.device):
                 x.grad = gx.copy()
         else:
             x.grad = gx
-        taken.add(id(x.grad))
+        shared.add(id(x.grad))
 
 
 def sweep(root, seed, retain_graph=False):
-    """Run the graph of `root` backwards, youngest op first: no recursion, however deep the graph.
+    """Run the graph of `root` backwards, youngest op first, without recursion.
 
-    An op is younger than all it was made from, so taking always the youngest that waits is a topological order, and
-    when an op's turn comes every op that used its output has added its share. Returns the gradient of each leaf, and of
-    each tensor that retains its own.
+    An op is younger than every op that its inputs came from, so "youngest first" is a topological order: when the sweep
+    takes an op, every op that used its output has added its gradient. The sweep returns the gradients of the leaves and
+    of the tensors with retain_grad().
     """
     start = root.op or root
     waiting, arrived = {start: seed}, {}
@@ -340,7 +340,7 @@ def sweep(root, seed, retain_graph=False):
 
 
 class Accumulation:
-    """The addition of two gradients on their device. The result is a new array, since others may share the two."""
+    """The addition of two gradients on their device. The result is a new array, since both operands may be shared."""
 
     def forward(self, a, b):
         with backend.on(backend.device_of(a)):
@@ -378,7 +378,7 @@ def check_seed(root, grad):
 
 
 def check_inputs(op, inputs):
-    """The arrays of an op's inputs; refuses what is not a Tensor and mixtures of float types or devices."""
+    """The arrays of an op's inputs; an error unless all are Tensors of one dtype."""
     if not inputs:
         raise TypeError(f"{op}: called without inputs, a Tensor or more expected")
     for i, x in enumerate(inputs):
@@ -391,7 +391,7 @@ def check_inputs(op, inputs):
 
 
 def meta_array(shape, dtype):
-    """An array of a shape that takes no memory (every element is the same zero), for planning."""
+    """An array of a shape that takes no memory, since every element is the same zero; for shape inference."""
     memory = np.zeros((), dtype)
     array = np.broadcast_to(memory, shape)
     if state.plan is not None:

@@ -1,24 +1,24 @@
-"""What optimisers and clipping are handed: parameters and groups of them. Refused is what would go wrong in silence."""
+"""The `params` argument of optimisers and of clipping: checks of parameters and of parameter groups."""
 
 from minnl import backend
 from minnl.engine import Tensor
 
 
 def tensors(where, params):
-    """Tensors that were handed over, in a list: one alone, or several in order, each once."""
+    """The tensors of `params` (one Tensor, or several in order) as a list; an error if one is listed twice."""
     params = [params] if isinstance(params, Tensor) else _listed(where, params)
-    seen = set()
+    ids = set()
     for i, p in enumerate(params):
         if not isinstance(p, Tensor):
             raise TypeError(f"{where}: params must be leaf tensors, params[{i}] is {type(p).__name__}")
-        if id(p) in seen:
+        if id(p) in ids:
             raise ValueError(f"{where}: a parameter of shape {p.shape} is listed twice")
-        seen.add(id(p))
+        ids.add(id(p))
     return params
 
 
 def groups(where, params):
-    """What an optimiser was handed, as groups: dicts with leaves in "params", a tuple, since nothing may be added."""
+    """The `params` of an optimiser as groups: dicts with the leaves in "params", a tuple that cannot be extended."""
     params = [params] if isinstance(params, Tensor) else _listed(where, params)
     found = params if any(isinstance(group, dict) for group in params) else [{"params": params}]
     for i, group in enumerate(found):
@@ -45,9 +45,9 @@ def _listed(where, params):
 
 
 def overlap(arrays):
-    """The places of two arrays that share memory, or None."""
+    """The indices of two arrays that share memory, or None."""
     if all(a.base is None for a in arrays) and len({id(a) for a in arrays}) == len(arrays):
-        return None  # each owns its memory
+        return None  # every array owns its memory
     spans = sorted((*_span(a), i) for i, a in enumerate(arrays) if a.size)
     for k, (_, end, i) in enumerate(spans):
         for start, _, j in spans[k + 1 :]:
@@ -59,7 +59,7 @@ def overlap(arrays):
 
 
 def _span(array):
-    """Where the memory of an array begins and ends."""
+    """The addresses at which the memory of an array starts and ends."""
     start = array.data.ptr if backend.is_gpu_array(array) else array.ctypes.data
     reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
     return start + sum(min(r, 0) for r in reach), start + sum(max(r, 0) for r in reach) + array.itemsize

@@ -1,27 +1,27 @@
-"""Sums and means that keep their digits, and what backward shares: arithmetic on arrays of either backend.
+"""Sums and means with full precision, and helpers of backward: arithmetic on arrays of either backend.
 
-A running sum in float32 is rounded, at every step, to the spacing of numbers of its own size: over a million positions
-up to 3 % of it are lost. So sums over any number of elements are added up in float64, and rounded to float32 once: the
+A running sum in float32 is rounded at every step, to the spacing of float32 numbers of its size: over a million
+positions it can lose 3 % of its value. So all sums here accumulate in float64 and are rounded to float32 once. Their
 error is at most 1e-6 of the sum of the magnitudes (docs/ops/reduce.md).
 """
 
 import numpy as np
 
-RUN = 4096  # rows whose products are added up within one matrix product
+RUN = 4096  # rows that one float32 matrix product sums over; the products of several runs are added in float64
 
 
 def total(x, axis=None, keepdims=False):
-    """Sum over some axes (all if None), of x's dtype; a scalar where no axis is left."""
+    """Sum over axes (all if None), of x's dtype; a scalar if no axis is left."""
     return x.sum(axis=axis, keepdims=keepdims, dtype=np.float64).astype(x.dtype)
 
 
 def mean(x, axis=None, keepdims=False):
-    """Mean over some axes (all if None), of x's dtype; a scalar where no axis is left."""
+    """Mean over axes (all if None), of x's dtype; a scalar if no axis is left."""
     return x.mean(axis=axis, keepdims=keepdims, dtype=np.float64).astype(x.dtype)
 
 
 def product(a, b):
-    """a.T @ b, of (n, I) and (n, O): a sum over n rows, in runs of them that are added up in float64."""
+    """a.T @ b for a (n, I) and b (n, O): a sum over n rows. The sums of runs of RUN rows are added in float64."""
     whole = len(a) // RUN * RUN if len(a) > RUN else 0
     rest = a[whole:].T @ b[whole:]
     if not whole:
@@ -31,7 +31,7 @@ def product(a, b):
 
 
 def sum_to(array, shape):
-    """Undo broadcasting: sum an array over the axes along which `shape` was stretched to it.
+    """Undo broadcasting: sum an array over the axes along which broadcasting stretched `shape`.
 
     .. math:: y_{ij} = x_j \\;\\Rightarrow\\; \\bar x_j = \\sum_i \\bar y_{ij}
     """
@@ -43,11 +43,11 @@ def sum_to(array, shape):
 
 
 def chosen(values, mask):
-    r"""The values where the mask holds, else 0, even where a value is NaN or infinite: :math:`y_i = x_i\,[m_i]`.
+    r"""The values where the mask holds, else 0, even if the value there is NaN or infinite: :math:`y_i = x_i\,[m_i]`.
 
-    What a choice left out has no part in the result, so its gradient is 0 whatever arrives. A product of floats with
-    the mask would be NaN there. So the bits are multiplied: a product with 0 clears them all, a product with 1 keeps
-    them. `np.where` gives the same values and takes more than 20 times as long.
+    An element that a maximum did not choose has gradient 0, whatever the incoming gradient is. A float product with the
+    mask would be NaN for an infinite gradient. So the function multiplies the bits as integers: a product with 0 clears
+    all bits, a product with 1 keeps them. `np.where` gives the same values and takes more than 20 times as long.
     """
     bits = {4: np.int32, 8: np.int64}[values.dtype.itemsize]
     return (values.view(bits) * mask).view(values.dtype)

@@ -1,9 +1,9 @@
-"""Sliding windows: their sizes, their padding, and the view of the input that each tap of a window sees.
+"""Sliding windows: their sizes, their padding, and the view of the input that belongs to each tap.
 
-A window of kernel k, stride s, dilation d and padding p puts its tap j on input position ``s*i + d*j - p`` to make
-output i. Fix the tap and let i run: that is a strided view of the padded input, which never overlaps itself. So a
-sliding-window op is a loop over taps, ``view(x)`` read in forward and ``view(gx) += ...`` in backward: exact without
-scatter or atomics, though the windows overlap.
+Output i of a window with kernel k, stride s, dilation d and padding p reads input position ``s*i + d*j - p`` at its tap
+j. For a fixed tap, the positions of all outputs i form a strided view of the padded input that holds no element twice.
+So a sliding-window op is a loop over taps: forward reads ``view(x)`` and backward does ``view(gx) += ...``. The windows
+overlap, but each addition is exact without scatter or atomics.
 """
 
 import itertools
@@ -13,7 +13,7 @@ AXES = "THW"
 
 
 def triple(op, name, value, least=1):
-    """An int, or three, as a tuple (T, H, W); TypeError or ValueError naming op and argument otherwise."""
+    """An int, or three, as a tuple (T, H, W); otherwise a TypeError or ValueError that names op and argument."""
     values = value if isinstance(value, (tuple, list)) else (value,) * 3
     if len(values) != 3:
         raise ValueError(f"{op}: {name} must be an int or three (T, H, W), got {value!r}")
@@ -29,7 +29,8 @@ def triple(op, name, value, least=1):
 def paddings(op, padding, kernel, stride, dilation):
     """Padding as ((before, after), ...) along T, H, W, from an int, three, "same" or "valid".
 
-    "same" keeps the size (stride 1 only); where the total is odd, the extra one goes after, as in PyTorch.
+    "same" keeps the size (stride 1 only). If the total padding is odd, the extra position comes after the input, as in
+    PyTorch.
     """
     if padding == "valid":
         return ((0, 0),) * 3
@@ -44,23 +45,23 @@ def paddings(op, padding, kernel, stride, dilation):
 
 
 def out_size(op, n, k, s, d, pad, axis=0, ceil_mode=False):
-    """How many windows fit along an axis of n positions.
+    """The number of windows along an axis of n positions.
 
-    ``(n + before + after - d*(k-1) - 1) // s + 1``; with `ceil_mode` a last window may hang over the end, if it
-    starts within the input or the padding before it.
+    It is ``(n + before + after - d*(k-1) - 1) // s + 1``. With `ceil_mode` a last window may pass the end, if it starts
+    on the input or on the padding before the input.
     """
     before, after = pad
-    room = n + before + after - d * (k - 1) - 1
-    if room < 0:
+    last = n + before + after - d * (k - 1) - 1
+    if last < 0:
         reach = d * (k - 1) + 1
         raise ValueError(
             f"{op}: the window spans {reach} along {AXES[axis]} (kernel_size {k}, dilation {d}), "
             f"the padded input has {n + before + after}; use a smaller kernel or more padding"
         )
     if ceil_mode:
-        size = -(-room // s) + 1
+        size = -(-last // s) + 1
         return size - 1 if (size - 1) * s >= n + before else size
-    return room // s + 1
+    return last // s + 1
 
 
 def out_sizes(op, shape, kernel, stride, dilation, pads, ceil_mode=False):
@@ -77,7 +78,7 @@ def taps(kernel):
 
 
 def padded(xp, x, pads, value=0):
-    """x (N, T, H, W, C) in a border of `value`; x itself where there is none."""
+    """x (N, T, H, W, C) with a border of `value`; x itself if all pads are 0."""
     if not any(map(any, pads)):
         return x
     sizes = [n + sum(p) for n, p in zip(x.shape[1:4], pads, strict=True)]
@@ -87,18 +88,18 @@ def padded(xp, x, pads, value=0):
 
 
 def inner(big, pads, shape):
-    """The view of a padded array without its border: inverse of :func:`padded`."""
+    """The view of a padded array without its border, the inverse of :func:`padded`."""
     return big[(slice(None), *(slice(p, p + n) for (p, _), n in zip(pads, shape[1:4], strict=True)))]
 
 
 def view(big, tap, stride, dilation, sizes):
-    """What a tap sees of the padded input, for all windows at once: shape (N, *sizes, C), no element twice."""
+    """The view of the padded input that one tap reads in all windows: shape (N, *sizes, C), no element twice."""
     spans = (slice(j * d, j * d + (n - 1) * s + 1, s) for j, s, d, n in zip(tap, stride, dilation, sizes, strict=True))
     return big[(slice(None), *spans)]
 
 
 def covering(shape, kernel, stride, dilation, pads, sizes):
-    """Pads, enlarged after the end so that every window lies inside (needed for ceil_mode only)."""
+    """The pads, enlarged at the end so that every window lies inside (only ceil_mode needs it)."""
     return tuple(
         (before, max(after, (m - 1) * s + d * (k - 1) + 1 - n - before))
         for n, k, s, d, (before, after), m in zip(shape, kernel, stride, dilation, pads, sizes, strict=True)

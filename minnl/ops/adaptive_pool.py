@@ -15,13 +15,13 @@ from minnl.sums import chosen, mean
 
 
 class _Adaptive(Op):
-    """Cell i of m along an axis of n covers positions floor(i*n/m) to ceil((i+1)*n/m), so cells may share some."""
+    """Cell i of m along an axis of n covers positions floor(i*n/m) to ceil((i+1)*n/m) - 1, so cells may overlap."""
 
     def __init__(self, sizes):
         self.sizes = sizes
 
     def cells(self, shape):
-        """Pairs (position of the output, region of the input) as index tuples."""
+        """Pairs of index tuples: (position of the output, region of the input)."""
         axes = [
             [(i, slice(i * n // m, -(-(i + 1) * n // m))) for i in range(m)]
             for n, m in zip(shape[1:4], self.sizes, strict=True)
@@ -63,9 +63,10 @@ class AdaptiveAvgPool3d(_Adaptive):
 
 class AdaptiveMaxPool3d(_Adaptive):
     r"""Largest value of each cell R(p): :math:`y_p = \max_{q\in R(p)} x_q`,
-    :math:`\bar x_q = \sum_p \bar y_p\,[q = q^*_p]`, the first largest in row-major order; NaN wins.
+    :math:`\bar x_q = \sum_p \bar y_p\,[q = q^*_p]`, where :math:`q^*_p` is the first maximum in row-major order and NaN
+    counts as the largest value.
 
-    Shapes: x (N, T, H, W, C) -> y (N, *sizes, C). Keeps the argmax within its cell, one integer an output.
+    Shapes: x (N, T, H, W, C) -> y (N, *sizes, C). Keeps the argmax within each cell, one integer per output.
     """
 
     public_name = "adaptive_max_pool3d"

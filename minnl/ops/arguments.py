@@ -1,4 +1,4 @@
-"""What the public functions share: turning numbers and arrays into tensors, checking axes, and hints at names."""
+"""Shared by the public functions: conversion of arguments to tensors, checks of axes, and hints at argument names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minnl.engine import Tensor
 
 Operand: TypeAlias = Tensor | Array | float | np.integer[Any] | np.floating[Any]
 
-INSTEAD = {  # of arguments that have another name in NumPy or PyTorch, or none here
+INSTEAD = {  # NumPy's or PyTorch's name of an argument -> what to write here
     "dim": "write axis=",
     "keepdim": "write keepdims=",
     "inplace": "leave it out: the result is a new tensor",
@@ -33,8 +33,8 @@ INSTEAD = {  # of arguments that have another name in NumPy or PyTorch, or none 
 def tensors(op: str, *values: Any) -> tuple[Tensor, ...]:
     """Tensors from tensors, arrays and Python numbers.
 
-    A number is weak: it becomes a constant of the dtype and on the device of the tensors beside it. NumPy's scalars
-    (np.float64(2)) count as numbers too, so that they cannot promote a float32 tensor behind one's back.
+    A number becomes a constant with the dtype and the device of the first tensor. NumPy's scalars (np.float64(2)) count
+    as numbers too, so no scalar promotes a float32 tensor to float64.
     """
     first = next((v for v in values if isinstance(v, Tensor)), None)
     if first is None:
@@ -57,7 +57,7 @@ def _constant(op, value, like):
 
 
 def tensor(op: str, name: str, value: Any, ndim: int | None = None, layout: str = "") -> Tensor:
-    """A Tensor (or an array made one) of the expected number of axes."""
+    """`value` as a Tensor; an error if it is neither Tensor nor array, or has another number of axes than `ndim`."""
     if backend.is_array(value):
         value = Tensor(value)
     if not isinstance(value, Tensor):
@@ -68,15 +68,15 @@ def tensor(op: str, name: str, value: Any, ndim: int | None = None, layout: str 
 
 
 def layout(x, channels):
-    """For an error: which axis of x is which, and what to write if `channels` stand first in it."""
+    """For an error message: how the axes of x are read, and how to transpose x if its channels come first."""
     said = f"; x of shape {x.shape} is read as {'(N, T, H, W, C)' if x.ndim == 5 else '(..., C)'}"
     if x.ndim > 2 and x.shape[1] == channels:
-        said += f", if its channels stand first write x.transpose({', '.join(map(str, (0, *range(2, x.ndim), 1)))})"
+        said += f", if its channels come first write x.transpose({', '.join(map(str, (0, *range(2, x.ndim), 1)))})"
     return said
 
 
 def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that all broadcast to, or a ValueError naming them."""
+    """The shape that all shapes broadcast to, or a ValueError that names the shapes."""
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
@@ -84,7 +84,7 @@ def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def axis_tuple(op: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
-    """axis (None, int or several, negative from the end) as a sorted tuple of distinct axes."""
+    """`axis` (None, an int or several ints, negative from the end) as a sorted tuple of distinct axes from 0."""
     if axis is None:
         return tuple(range(ndim))
     values = axis if isinstance(axis, (tuple, list)) else (axis,)
@@ -102,14 +102,14 @@ def axis_tuple(op: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[in
 
 
 def one_axis(op: str, axis: int, ndim: int) -> int:
-    """A single axis, from 0."""
+    """`axis` (an int, negative from the end) as an axis from 0."""
     if isinstance(axis, (tuple, list)) or axis is None:
         raise TypeError(f"{op}: axis must be one int, got {axis!r}")
     return axis_tuple(op, axis, ndim)[0]
 
 
 def with_hints(function):
-    """The function; an argument that it has by another name in NumPy or PyTorch is an error that says its name here."""
+    """The function, with an error for an argument by NumPy's or PyTorch's name that says what to write instead."""
 
     @functools.wraps(function)
     def called(*args, **options):

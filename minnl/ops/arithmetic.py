@@ -1,7 +1,7 @@
 """Arithmetic of two tensors, with broadcasting. Derivations: docs/ops/arithmetic.md.
 
-Every backward here ends in ``sum_to``: an input that broadcasting stretched was used many times, so its gradient is
-the sum over its uses.
+Every backward here ends in ``sum_to``: broadcasting uses an element of an input many times, so the gradient of the
+element is the sum over its uses.
 """
 
 from minnl import backend
@@ -11,7 +11,7 @@ from minnl.sums import chosen, sum_to
 
 
 class _Binary(Op):
-    """Elementwise in two inputs of shapes that broadcast; keeps what each op says."""
+    """An elementwise op of two inputs whose shapes broadcast together."""
 
     def __call__(self, a, b):
         a, b = tensors(self.name, a, b)
@@ -23,7 +23,7 @@ class _Binary(Op):
         return meta_array(broadcast_shape(self.name, a.shape, b.shape), a.dtype)
 
     def shares(self, ga, gb):
-        """Both gradients summed back to the shapes of their inputs; not computed where nobody asks."""
+        """Both gradients, summed to the shapes of their inputs; None for an input that requires no gradient."""
         return tuple(
             sum_to(g(), shape) if need else None
             for g, (shape, _), need in zip((ga, gb), self.expected, self.needs, strict=True)
@@ -103,7 +103,7 @@ class Pow(_Binary):
         xp, a, b = self.xp, self.a, self.b
 
         def to_base():
-            exponent = xp.where(b == 0, xp.ones_like(b), b) - 1  # at b = 0 any finite power does: b multiplies it by 0
+            exponent = xp.where(b == 0, xp.ones_like(b), b) - 1  # any finite power does at b = 0, for b multiplies it
             return gy * b * a**exponent
 
         def to_exponent():
@@ -117,7 +117,7 @@ class _Extreme(_Binary):
     saved_for_backward = ("a", "b")
 
     def backward(self, gy):
-        # where both are equal each gets half: the symmetric choice, and PyTorch's
+        # equal inputs get half of the gradient each: the symmetric choice, which PyTorch makes too
         equal = self.a == self.b
         gy = gy * (1 - equal.astype(gy.dtype) * 0.5)
         return self.shares(
@@ -126,7 +126,10 @@ class _Extreme(_Binary):
 
 
 class Maximum(_Extreme):
-    r"""Larger of two: :math:`\bar a = \bar y\,[a > b]`, half each where they are equal. NaN wins. Keeps both inputs."""
+    r"""Larger of two: :math:`\bar a = \bar y\,[a > b]`; equal inputs get half each. NaN counts as larger.
+
+    Keeps both inputs.
+    """
 
     public_name = "maximum"
 
@@ -139,7 +142,7 @@ class Maximum(_Extreme):
 
 
 class Minimum(_Extreme):
-    r"""Smaller of two: :math:`\bar a = \bar y\,[a < b]`, half each where they are equal. NaN wins.
+    r"""Smaller of two: :math:`\bar a = \bar y\,[a < b]`; equal inputs get half each. NaN counts as smaller.
 
     Keeps both inputs.
     """
@@ -159,7 +162,7 @@ class Where(_Binary):
 
     .. math:: \bar a = \bar y\,[c], \qquad \bar b = \bar y\,[\lnot c]
 
-    Keeps the condition (one byte an element).
+    Keeps the condition (one byte per element).
     """
 
     public_name = "where"

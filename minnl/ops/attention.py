@@ -1,4 +1,4 @@
-"""The non-local operation as a function, and the weights that it gathers with. The ops: minnl/ops/non_local.py."""
+"""The public functions of the non-local operation: its output and its weights. The ops are in non_local.py."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def non_local(
     theta: Tensor | Array, phi: Tensor | Array, g: Tensor | Array, mode: Mode = "embedded", scale: float | None = None,
     axes: Axes = "spacetime", weight: Tensor | Array | None = None,
 ) -> Tensor:  # fmt: skip
-    """The non-local operation: every query position gathers g from all key positions, weighted by affinity.
+    """The non-local operation: for every query position the sum of g over all key positions, weighted by affinity.
 
     Parameters
     ----------
     theta : Tensor of shape (N, T, H, W, I)
         Queries; the output has their positions.
     phi : Tensor of shape (N, T', H', W', I)
-        Keys; fewer than queries if they were subsampled.
+        Keys; subsampling makes them fewer than the queries.
     g : Tensor of shape (N, T', H', W', D)
-        What is gathered, at the keys' positions.
+        Values, at the positions of the keys.
     mode : "embedded" or "gaussian" (softmax over keys), "dot" or "concat" (divided by the number of keys)
         "gaussian" is the same function as "embedded": the block passes x itself as theta and phi.
     scale : float or None
-        Factor on the logits of the softmax (the released networks use I ** -0.5; the paper none, which is None).
+        Factor on the logits of the softmax. The released networks use I ** -0.5; the paper uses none (None).
     axes : "spacetime", "space" (keys of the query's frame) or "time" (keys of the query's pixel)
     weight : Tensor of shape (2I,), for "concat" only
-        w_f, its first half for theta.
+        w_f; its first half belongs to theta, its second half to phi.
 
     Returns
     -------
@@ -48,11 +48,11 @@ def non_local(
     Raises
     ------
     ValueError
-        Shapes that do not agree, an unknown mode, a scale or weight that the mode has no use for.
+        If shapes do not agree, the mode is unknown, or the mode takes no scale or no weight.
 
     Notes
     -----
-    Equation 1 to 5 of the paper. Memory is linear in positions. Derivation: docs/ops/non_local.md.
+    Equations 1 to 5 of the paper. Memory is linear in the number of positions. Derivation: docs/ops/non_local.md.
     """
     op, tensors = _prepared("non_local", theta, phi, g, mode, scale, axes, weight)
     return op(*tensors)
@@ -62,7 +62,7 @@ def attention(
     theta: Tensor | Array, phi: Tensor | Array, positions: Sequence[Sequence[int]], mode: Mode = "embedded",
     scale: float | None = None, axes: Axes = "spacetime", weight: Tensor | Array | None = None,
 ) -> Array:  # fmt: skip
-    """The weights with which chosen query positions look at the keys: rows of f / C(x).
+    """The attention weights of chosen query positions: rows of f / C(x).
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def attention(
     Returns
     -------
     ndarray of shape (N, Q, T', H', W')
-        For "space" zero outside of the query's frame, for "time" zero outside of its pixel.
+        The weights are 0 outside of the query's frame for axes="space", and outside of its pixel for axes="time".
     """
     op, (theta, phi, _, *_) = _prepared("attention", theta, phi, phi, mode, scale, axes, weight)
     op.xp = backend.namespace("attention", theta.data, phi.data)
@@ -102,7 +102,7 @@ def _rows(op, theta, phi, positions, axes):
 
 
 def _position(position, sizes):
-    """A query position (t, h, w), within theta."""
+    """`position` as three ints (t, h, w); an error if it lies outside of theta."""
     try:
         t, h, w = map(operator.index, position)
     except (TypeError, ValueError):
@@ -127,7 +127,7 @@ def _prepared(name, theta, phi, g, mode, scale, axes, weight):
     if phi.shape[:4] != g.shape[:4]:
         raise ValueError(
             f"{name}: phi and g must have the same positions, got {phi.shape[:4]} and {g.shape[:4]} as (N, T, H, W); "
-            "channels stand last"
+            "channels come last"
         )
     if theta.shape[0] != phi.shape[0]:
         raise ValueError(f"{name}: theta has a batch of {theta.shape[0]}, phi of {phi.shape[0]}")
@@ -139,8 +139,8 @@ def _prepared(name, theta, phi, g, mode, scale, axes, weight):
         )
     if axes == "time" and theta.shape[2:4] != phi.shape[2:4]:
         raise ValueError(
-            f'{name}: axes="time" needs one height and width in theta {theta.shape[2:4]} and phi {phi.shape[2:4]}; '
-            "no spatial subsampling"
+            f'{name}: axes="time" needs equal heights and widths, theta has {theta.shape[2:4]}, phi '
+            f"{phi.shape[2:4]}; leave out spatial subsampling"
         )
     softmax = mode in ("gaussian", "embedded")
     if scale is not None and not softmax:

@@ -1,4 +1,4 @@
-"""3D convolution, once, as the formula reads. Derivation: docs/ops/conv3d.md."""
+"""3D convolution, written as the formula reads. Derivation: docs/ops/conv3d.md."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Conv3d(Op):
         \bar b = \sum_p \bar y_p
 
     p runs over output positions, k over taps, q over positions of the padded input; :math:`x_q` is a row of C
-    channels and :math:`W_k` a matrix C x K, so each tap is one matrix product. With groups the channels are cut into
-    equal parts and each part has matrices of its own.
+    channels and :math:`W_k` a matrix C x K, so each tap is one matrix product. `groups` splits the input channels and
+    the output channels into equal groups, and each group has its own matrices.
 
     Shapes: x (N, T, H, W, C), weight (kT, kH, kW, C // groups, K), bias (K,) -> y (N, T', H', W', K),
     T' = (T + 2p - d(k - 1) - 1) // s + 1. Keeps x and weight.
@@ -71,11 +71,11 @@ class Conv3d(Op):
         return gw
 
     def tap_view(self, padded, tap, y):
-        """What a tap sees of the padded input, for all windows at once: (N, T', H', W', C)."""
+        """The inputs that a tap multiplies in all windows, a view of the padded input: (N, T', H', W', C)."""
         return windows.view(padded, tap, self.stride, self.dilation, y.shape[1:4])
 
     def group_slices(self, x, weight):
-        """For each group its input channels and its output channels, as slices."""
+        """For each group two slices: its input channels and its output channels."""
         c, k = weight.shape[3], weight.shape[4] // self.groups
         return [(slice(g * c, (g + 1) * c), slice(g * k, (g + 1) * k)) for g in range(self.groups)]
 
@@ -99,7 +99,7 @@ def conv3d(
     x: Tensor | Array, weight: Tensor | Array, bias: Tensor | Array | None = None, stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] | Literal["same", "valid"] = 0, dilation: int | Sequence[int] = 1, groups: int = 1,
 ) -> Tensor:  # fmt: skip
-    """3D convolution (cross-correlation, as everywhere in this field).
+    """3D convolution (a cross-correlation, as in every deep-learning library).
 
     Parameters
     ----------
@@ -117,10 +117,10 @@ def conv3d(
     Raises
     ------
     ValueError
-        Wrong number of axes; channels or groups that do not agree; a window larger than the padded input; a stride,
-        dilation or padding out of range.
+        If the number of axes is wrong, channels or groups do not agree, the window is larger than the padded input, or
+        a stride, dilation or padding is out of range.
     TypeError
-        Mixed dtypes or devices; arguments of another type.
+        If dtypes or devices are mixed, or an argument has another type.
 
     Notes
     -----

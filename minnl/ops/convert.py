@@ -5,7 +5,10 @@ from minnl.engine import Op
 
 
 class To(Op):
-    r"""The same numbers elsewhere, or with other precision; backward brings the gradient back. Keeps nothing."""
+    r"""The same numbers on another device or in another float type; backward converts the gradient back.
+
+    Keeps nothing.
+    """
 
     public_name = "to"
     converts = True

@@ -14,8 +14,8 @@ from minnl.ops.arguments import tensor
 def uniform_bits(xp, seed, count):
     """`count` uniform 32-bit integers from an integer seed: the same on the CPU and on a GPU.
 
-    A counter, scrambled (two rounds of the "lowbias32" integer hash by C. Wellons, seeds mixed in between): element i
-    depends on the seed and i alone, so there is no state to save and nothing to draw on the GPU.
+    Element i is a hash of i: two rounds of the "lowbias32" integer hash by C. Wellons, and before each round half of
+    the seed is mixed in. It depends on the seed and i alone, so no rng state has to be saved on either device.
     """
     x = xp.arange(count, dtype=xp.uint32)
     for word in (seed & 0xFFFFFFFF, seed >> 32):
@@ -31,7 +31,7 @@ class Dropout(Op):
 
     .. math:: y_i = m_i x_i, \qquad \bar x_i = m_i \bar y_i, \qquad m_i \in \{0, \tfrac1{1-p}\}
 
-    The mask comes from one integer drawn on the host. Keeps the mask, one byte an element (or channel).
+    The mask is a function of one integer that is drawn on the host. Keeps the mask, one byte per element (or channel).
     """
 
     public_name = "dropout"
@@ -39,7 +39,7 @@ class Dropout(Op):
 
     def __init__(self, p, channels, seed):
         self.p, self.channels, self.seed = p, channels, seed
-        self.least = min(round(p * 2**32), 2**32 - 1)  # of 2**32 equally likely integers, the first that stays
+        self.least = min(round(p * 2**32), 2**32 - 1)  # integers from here on, of 2**32 equally likely ones, keep x
 
     def mask_shape(self, x):
         return (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]) if self.channels else x.shape
@@ -70,7 +70,7 @@ def probability(where, p):
 
 
 def dropout(x: Tensor | Array, p: float = 0.5, training: bool = True, channels: bool = False) -> Tensor:
-    """Set elements to 0 with probability p while training; x itself otherwise.
+    """Set elements to 0 with probability p in training; return x itself in evaluation.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from minnl.sums import product, sum_to, total
 
 
 class MatMul(Op):
-    r"""Product of matrices in the last two axes, batches broadcast in front.
+    r"""Matrix product over the last two axes; the axes before them are batches, which broadcast.
 
     .. math:: Y = AB, \qquad \bar A = \bar Y B^\top, \qquad \bar B = A^\top \bar Y
 
@@ -71,7 +71,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
     """Matrix product of a (..., m, k) and b (..., k, n), batches broadcast; vectors are not promoted."""
     a, b = tensors("matmul", a, b)
     if a.ndim < 2 or b.ndim < 2:
-        raise ValueError(f"matmul: both need two axes or more (reshape a vector), got shapes {a.shape} and {b.shape}")
+        raise ValueError(f"matmul: a and b need two axes or more (reshape a vector), got {a.shape} and {b.shape}")
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(f"matmul: a has {a.shape[-1]} columns, b has {b.shape[-2]} rows (shapes {a.shape}, {b.shape})")
     broadcast_shape("matmul", a.shape[:-2], b.shape[:-2])
@@ -85,7 +85,7 @@ def linear(x: Tensor | Array, weight: Tensor | Array, bias: Tensor | Array | Non
     ----------
     x : Tensor of shape (..., in)
     weight : Tensor of shape (in, out)
-        Note the order: PyTorch stores (out, in).
+        PyTorch stores the transpose, (out, in).
     bias : Tensor of shape (out,) or None
 
     Raises

@@ -27,11 +27,11 @@ class CrossEntropy(Op):
 
     .. math:: \ell = -\sum_k q_k \ln p_k, \qquad \bar x_k = \bar\ell\,\Bigl(p_k \sum_j q_j - q_k\Bigr)
 
-    "mean" divides the sum by :math:`\sum w_t` over the rows that count, as PyTorch does. A class that is not in the
-    target adds nothing, even if its logit is -infinity.
+    "mean" divides the sum by :math:`\sum w_t` over the rows that are not ignored, as PyTorch does. A class with
+    :math:`q_k = 0` adds 0 to the loss, even if its logit is -infinity.
 
-    Shapes: x (..., K), labels (...) -> loss () or (...). Keeps the exponentials, of x's shape, and their sums: together
-    they are p.
+    Shapes: x (..., K), labels (...) -> loss () or (...). Keeps the exponentials, of x's shape, and their sums; the
+    quotient of the two is p.
     """
 
     public_name = "cross_entropy"
@@ -42,7 +42,7 @@ class CrossEntropy(Op):
         self.smoothing, self.reduction = smoothing, reduction
 
     def target(self, x):
-        """q (..., K), rows of zeros where the label is ignored; and what "mean" divides by."""
+        """q (..., K), with rows of zeros where the label is ignored; and the divisor of "mean"."""
         classes, counts = x.shape[-1], (~self.ignored).astype(x.dtype)[..., None]
         weight = counts if self.weight is None else counts * self.weight
         hit = weight * (self.labels[..., None] == self.xp.arange(classes))
@@ -64,7 +64,7 @@ class CrossEntropy(Op):
         q, _ = self.target(self.e)
         gx = self.e / self.total * total(q, -1, keepdims=True) - q
         gx *= gy[..., None] if self.reduction == "none" else gy / self.divisor if self.reduction == "mean" else gy
-        return (chosen(gx, ~self.ignored[..., None]),)  # also where the divisor is 0
+        return (chosen(gx, ~self.ignored[..., None]),)  # 0 for ignored rows even if the divisor is 0 and gx is NaN
 
     def infer(self, x):
         self.e, self.total = meta_array(x.shape, x.dtype), meta_array((*x.shape[:-1], 1), x.dtype)
@@ -72,15 +72,15 @@ class CrossEntropy(Op):
 
 
 class BinaryCrossEntropyWithLogits(Op):
-    r"""Cross-entropy of sigmoid(x) with targets t in [0, 1], each element on its own.
+    r"""Cross-entropy of sigmoid(x) with targets t in [0, 1], element by element.
 
-    With a weight w for each element and :math:`\pi` for the positive part of the target,
+    With a weight w for each element and a weight :math:`\pi` for its positive term,
 
     .. math::
         \ell = w\bigl(\pi t\, s(-x) + (1-t)\, s(x)\bigr), \qquad
         \bar x = \bar\ell\, w\,\bigl((1-t)\, \sigma(x) - \pi t\, \sigma(-x)\bigr)
 
-    where :math:`s(x) = \ln(1+e^x) = \max(x,0) + \ln(1+e^{-|x|})` does not overflow, and nothing cancels. Keeps x.
+    where :math:`s(x) = \ln(1+e^x) = \max(x,0) + \ln(1+e^{-|x|})` neither overflows nor cancels. Keeps x.
     """
 
     public_name = "binary_cross_entropy_with_logits"
@@ -90,7 +90,7 @@ class BinaryCrossEntropyWithLogits(Op):
         self.target, self.weight, self.pos_weight, self.reduction = target, weight, pos_weight, reduction
 
     def shares(self):
-        """What yes and no count for: pi t w and (1 - t) w."""
+        """The weights of the two classes: pi t w and (1 - t) w."""
         yes, no = self.target, 1 - self.target
         if self.pos_weight is not None:
             yes = yes * self.pos_weight
@@ -126,18 +126,18 @@ def cross_entropy(
     x : Tensor of shape (..., K)
         Logits, classes last.
     labels : integer ndarray of shape (...), or a list
-        Classes 0 to K-1, or `ignore_index`. Checked on the host, where an index out of range cannot slip through.
+        Classes 0 to K-1, or `ignore_index`. The check for the range runs on the host.
     weight : ndarray of shape (K,) or None
         A weight for each class.
-    reduction : "mean" (weighted by the labels' weights), "sum" or "none"
+    reduction : "mean" (weighted with the class weights of the labels), "sum" or "none"
     label_smoothing : float in [0, 1]
 
     Raises
     ------
     ValueError
-        Labels out of range or of another shape; a reduction or smoothing that does not exist.
+        If labels are out of range or have another shape, or the reduction or smoothing is not one of the above.
     TypeError
-        Labels that are not integers.
+        If labels are not integers.
 
     Notes
     -----
@@ -163,7 +163,7 @@ def cross_entropy(
         )
     labels = _moved(x, labels)
     with backend.on(x.device):
-        ignored = labels == ignore_index  # once more where x is: one array less to copy
+        ignored = labels == ignore_index  # computed again on the device of x, which saves the copy of an array
     weight = _moved(x, _like("cross_entropy", "weight", weight, x, x.shape[-1:]))
     smoothing = number("cross_entropy", "label_smoothing", label_smoothing, 0, 1)
     reduction = choice("cross_entropy", "reduction", reduction, REDUCTIONS)
@@ -182,7 +182,7 @@ def binary_cross_entropy_with_logits(
     target : float ndarray of x's shape, values in [0, 1]
     weight : ndarray that broadcasts to x's shape, or None
     pos_weight : ndarray that broadcasts to x's shape, or None
-        Weight of the positive part; above 1 it favours recall.
+        Weight of the positive term; a weight above 1 favours recall.
     reduction : "mean", "sum" or "none"
 
     Notes
@@ -208,7 +208,7 @@ def _moved(x, array):
 
 
 def _like(op, name, value, x, shape=None):
-    """A constant beside x, as an array of its dtype and of a shape that fits, wherever it is."""
+    """A constant argument as an array; an error unless it has the dtype of x and a shape that fits x."""
     if value is None:
         return None
     if isinstance(value, Tensor):

@@ -2,23 +2,23 @@
 
 .. math:: y_i = \\frac{1}{C(x)} \\sum_j f(x_i, x_j)\\, g(x_j)
 
-i runs over L query positions, j over P key positions. Written as a matrix f has L x P elements: 2.5 GB at 25,088
-positions. Here it never exists as a whole. Queries do not know of each other, so they are taken in blocks: a block
-holds its own rows of f, uses them and lets them go, and backward computes them again. Memory is linear in L.
+i runs over L query positions, j over P key positions. As a matrix, f has L x P elements: 2.5 GB at 25,088 positions.
+The ops here never form the whole matrix. Queries are independent of each other, so forward computes them in blocks:
+it forms the rows of f of one block, uses them and frees them. Backward computes the rows again. Memory is linear in L.
 """
 
 import math
 
 from minnl.engine import Op, meta_array
 
-BLOCK_ELEMENTS = 4_000_000  # of f held at once; a block has as many queries as fit, at least one
+BLOCK_ELEMENTS = 4_000_000  # a block has at most this many elements of f (16 MB in float32), but at least one query
 
 
 class _NonLocal(Op):
-    """Folds positions into lists: theta (B, L, I), phi (B, P, I), g (B, P, D) -> y (B, L, D).
+    """An op that folds positions into one axis: theta (B, L, I), phi (B, P, I), g (B, P, D) -> y (B, L, D).
 
-    B is the batch; with axes "space" frames, with "time" pixels are part of it, so that a query sees only the keys of
-    its own frame, or of its own pixel.
+    B is the batch. It includes the frames for axes="space" and the pixels for axes="time", so a query attends only to
+    the keys of its own frame, or of its own pixel.
     """
 
     public_name = "non_local"
@@ -41,10 +41,10 @@ class _NonLocal(Op):
         return rows.reshape(n, t, h, w, rows.shape[-1])
 
     def blocks(self, theta, phi):
-        """(batch slice, query slice) pairs that cover all queries, each with few enough rows of f."""
+        """Pairs (batch slice, query slice) that cover all queries, each of at most BLOCK_ELEMENTS elements of f."""
         batch, length, _ = theta.shape
         rows = max(1, BLOCK_ELEMENTS // max(phi.shape[1], 1))
-        if rows >= length:  # whole elements of the batch fit
+        if rows >= length:  # a block holds all queries of one or more elements of the batch
             step = rows // max(length, 1)
             return [(slice(b, b + step), slice(None)) for b in range(0, batch, step)]
         return [(slice(b, b + 1), slice(i, i + rows)) for b in range(batch) for i in range(0, length, rows)]
@@ -53,14 +53,14 @@ class _NonLocal(Op):
         self.theta_shape, self.phi_shape, self.g_shape = theta.shape, phi.shape, g.shape
 
     def pairs(self):
-        """How many (i, j) there are in all."""
+        """The number of pairs (i, j)."""
         keys = math.prod(self.phi_shape[1:4])
         shared = {"space": self.phi_shape[1], "time": math.prod(self.phi_shape[2:4]), "spacetime": 1}[self.axes]
         return math.prod(self.theta_shape[:4]) * keys // max(shared, 1)
 
 
 class NonLocalSoftmax(_NonLocal):
-    r"""Gaussian and embedded Gaussian: f is an exponential, C(x) its sum, so the weights are a softmax over j.
+    r"""Gaussian and embedded Gaussian: f is an exponential and C(x) its sum, so the weights are a softmax over j.
 
     With :math:`s_{ij} = \lambda\,\theta_i^\top \phi_j` and :math:`\ell_i = \ln \sum_j e^{s_{ij}}`:
 
@@ -70,12 +70,13 @@ class NonLocalSoftmax(_NonLocal):
         \bar s_{ij} = p_{ij} (r_{ij} - \sum_k p_{ik} r_{ik}), \quad r_{ij} = \bar y_i^\top g_j - \bar y_i^\top y_i, \\
         \bar\theta_i = \lambda \sum_j \bar s_{ij} \phi_j, \quad \bar\phi_j = \lambda \sum_i \bar s_{ij} \theta_i
 
-    (:math:`\sum_j p_{ij}\,\bar y_i^\top g_j = \bar y_i^\top y_i`, so the sum of all p r is 0. In floating point what is
-    left of it counts where one weight is nearly 1, for its r is nearly 0.)
+    :math:`\sum_j p_{ij}\,\bar y_i^\top g_j = \bar y_i^\top y_i`, so :math:`\sum_k p_{ik} r_{ik}` is 0 in exact
+    arithmetic. In floating point it is a rounding error, which matters where one weight is nearly 1: there r is nearly
+    0 too.
 
     Shapes: theta (N, T, H, W, I), phi (N, T', H', W', I), g (N, T', H', W', D) -> y (N, T, H, W, D).
-    Keeps the three, y, and :math:`\ell_i` in two parts, the largest logit and what is above it: beside
-    a logit of 10,000 that has no digits left.
+    Keeps theta, phi, g, y, and :math:`\ell_i` as two numbers: the largest logit m, and :math:`\ell_i - m`. One number
+    would not do: beside a logit of 10,000, float32 has no digits for :math:`\ell_i - m`.
     """
 
     saved_for_backward = ("theta", "phi", "g", "y", "log_sum")
@@ -137,7 +138,7 @@ class NonLocalSoftmax(_NonLocal):
 
 
 class NonLocalDot(_NonLocal):
-    r"""Dot product: :math:`f = \theta_i^\top\phi_j`, :math:`C(x) = P`. Re-associated, it needs no f at all.
+    r"""Dot product: :math:`f = \theta_i^\top\phi_j`, :math:`C(x) = P`. Re-associated, the product never forms f.
 
     .. math::
         M = \tfrac1P \sum_j \phi_j g_j^\top, \quad y_i = M^\top \theta_i, \qquad
@@ -167,7 +168,7 @@ class NonLocalDot(_NonLocal):
         )  # fmt: skip
 
     def weights(self, theta, phi, chosen):
-        """Rows of f / P for chosen queries; they may be negative and need not sum to 1."""
+        """Rows of f / P for chosen queries; weights may be negative and need not sum to 1."""
         return theta[:, chosen] @ phi.swapaxes(1, 2) / phi.shape[1]
 
     def infer(self, theta, phi, g):
@@ -183,7 +184,7 @@ class NonLocalDot(_NonLocal):
 class NonLocalConcat(_NonLocal):
     r"""Concatenation: :math:`f = \mathrm{ReLU}(w_f^\top[\theta_i, \phi_j])`, :math:`C(x) = P`.
 
-    The product splits into a part of i and a part of j, so f is an outer sum and no pair is ever concatenated:
+    The product is a term of i plus a term of j, so f is the ReLU of an outer sum and no pair is concatenated:
 
     .. math::
         a_i = w_\theta^\top \theta_i, \quad b_j = w_\phi^\top \phi_j, \quad

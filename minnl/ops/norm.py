@@ -1,4 +1,4 @@
-"""Batch normalisation of the last axis: trained, with fixed statistics, folded. Derivation: docs/ops/batch_norm.md."""
+"""Batch normalisation of the last axis: in training, frozen, and folded. Derivation: docs/ops/batch_norm.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minnl.sums import chosen, mean, total
 
 
 def positions(array):
-    """All axes but that of channels."""
+    """All axes but the last, which is that of channels."""
     return tuple(range(array.ndim - 1))
 
 
@@ -23,7 +23,7 @@ class _ChannelsLast(Op):
         return total(array, positions(array))
 
     def finish(self, y, residual=None):
-        """Add the residual, then max(y, 0), where asked for; y is the op's own array."""
+        """Add the residual if there is one, then apply the ReLU if asked for. Edits y, which belongs to the op."""
         if residual is not None:
             y += residual
         if self.relu:
@@ -31,7 +31,7 @@ class _ChannelsLast(Op):
 
 
 class BatchNorm(_ChannelsLast):
-    r"""Normalise each channel with the statistics of the batch, then scale and shift; add and rectify if asked to.
+    r"""Normalise each channel with the statistics of the batch, scale and shift; optionally add a residual, then ReLU.
 
     With n positions, mean :math:`m = \tfrac1n\sum_i x_i`, variance :math:`v = \tfrac1n\sum_i (x_i - m)^2` and
     :math:`r = (v + \epsilon)^{-1/2}`:
@@ -45,9 +45,9 @@ class BatchNorm(_ChannelsLast):
         \bar x_i = \gamma r\,\bigl(\bar z_i - \tfrac1n\bar\beta - \tfrac1n\hat x_i\,\bar\gamma\bigr)
 
     The residual s is 0 if there is none; without `relu` y = z.
-    Shapes: x (..., C), gamma and beta (C,), s as x -> y (..., C). Keeps x, gamma, m and r (and not x-hat: it is two
-    operations away); with `relu` also y, which the next layer keeps anyway. Variance from deviations, not from squares,
-    so a large mean costs no digits.
+    Shapes: x (..., C), gamma and beta (C,), s as x -> y (..., C). Keeps x, gamma, m and r, and with `relu` also y,
+    which the next layer saves anyway. Backward computes x-hat again in two operations. The variance is the mean square
+    of x - m, not the mean of x^2 minus m^2, so a large mean costs no digits.
     """
 
     public_name = "batch_norm"
@@ -85,7 +85,7 @@ class BatchNorm(_ChannelsLast):
         return (gx, gweight, gbias, gy)[: len(self.needs)]
 
     def centred(self, x):
-        """x - m, in two steps: what a large mean lost when it was rounded is the mean of what is left."""
+        """x - m. A second step subtracts the mean of the difference, which corrects the rounding error of a large m."""
         d = x - self.mean
         d -= mean(d, positions(d))
         return d
@@ -93,9 +93,9 @@ class BatchNorm(_ChannelsLast):
     def track(self, *statistics):
         """Move the running mean and variance towards those of this batch, in place."""
         if self.running is not None:
-            for kept, seen in zip(self.running, statistics, strict=True):
-                kept *= 1 - self.momentum
-                kept += self.momentum * seen
+            for running, batch in zip(self.running, statistics, strict=True):
+                running *= 1 - self.momentum
+                running += self.momentum * batch
 
     def infer(self, x, weight, bias, *residual):
         self.x, self.weight = x, weight
@@ -106,7 +106,7 @@ class BatchNorm(_ChannelsLast):
 
 
 class FrozenBatchNorm(_ChannelsLast):
-    r"""Batch normalisation with given statistics: evaluation, and frozen layers.
+    r"""Batch normalisation with given statistics, for evaluation and for frozen layers.
 
     .. math:: z_i = \gamma r (x_i - m) + \beta + s_i, \qquad y_i = \max(z_i, 0), \qquad
         \bar s_i = \bar z_i = \bar y_i\,[y_i > 0]
@@ -116,7 +116,7 @@ class FrozenBatchNorm(_ChannelsLast):
 
     m and :math:`r = (v + \epsilon)^{-1/2}` are constants: no gradient flows through them. The residual s is 0 if there
     is none; without `relu` y = z.
-    Shapes as in :class:`BatchNorm`. Keeps gamma, m and r, x only if gamma asks for a gradient, y only with `relu`.
+    Shapes as in :class:`BatchNorm`. Keeps gamma, m and r, x only if gamma requires a gradient, y only with `relu`.
     """
 
     public_name = "frozen_batch_norm"
@@ -154,8 +154,8 @@ class Affine(_ChannelsLast):
     r"""Scale and shift each channel: :math:`y_i = s x_i + b`, :math:`\bar x_i = s\,\bar y_i`,
     :math:`\bar s = \sum_i \bar y_i x_i`, :math:`\bar b = \sum_i \bar y_i`.
 
-    What a frozen batch norm folds into: :math:`s = \gamma r`, :math:`b = \beta - m \gamma r`.
-    Shapes: x (..., C), scale and shift (C,). Keeps the scale, and x only if the scale asks for a gradient.
+    A frozen batch norm folds into an Affine with :math:`s = \gamma r` and :math:`b = \beta - m \gamma r`.
+    Shapes: x (..., C), scale and shift (C,). Keeps the scale, and x only if the scale requires a gradient.
     """
 
     public_name = "affine"
@@ -188,21 +188,21 @@ def batch_norm(
     ----------
     x : Tensor of shape (..., C)
     running_mean, running_var : ndarray of shape (C,)
-        Used if not training. In training they are edited in place: ``r = (1 - momentum) * r + momentum * batch's``,
-        with the unbiased variance, as in PyTorch. Both may be None in training.
+        Evaluation normalises with them. Training edits them in place, ``r = (1 - momentum) * r + momentum * batch``,
+        with the unbiased variance of the batch, as in PyTorch. Both may be None in training.
     weight, bias : Tensor of shape (C,) or None (1 and 0)
     training : bool
-        Whether to use (and learn) the statistics of this batch.
+        Whether to normalise with the statistics of this batch and to update the running statistics.
     momentum, eps : float
     relu : bool
-        Whether to take max(., 0) of the result, in the same pass over memory.
+        Whether to apply the ReLU to the result, in the same pass over memory.
     residual : Tensor of x's shape or None
-        Added before that.
+        Added before the ReLU.
 
     Raises
     ------
     ValueError
-        Shapes that do not agree; training with fewer than two values a channel, which have no variance.
+        If shapes do not agree, or training has fewer than two values per channel, which have no variance.
 
     Notes
     -----
@@ -214,7 +214,7 @@ def batch_norm(
     if not training:
         return FrozenBatchNorm(running[0], running[1], eps, relu)(x, *others)
     if x.size < 2 * x.shape[-1]:
-        raise ValueError(f"batch_norm: training needs two values a channel or more, x has shape {x.shape}")
+        raise ValueError(f"batch_norm: training needs two values per channel or more, x has shape {x.shape}")
     return BatchNorm(running, momentum, eps, relu)(x, *others)
 
 
@@ -223,7 +223,7 @@ def frozen_batch_norm(
     bias: Tensor | Array | None = None, eps: float = 1e-5, relu: bool = False,
     residual: Tensor | Array | None = None,
 ) -> Tensor:  # fmt: skip
-    """Batch normalisation with the running statistics, whatever the mode: :class:`FrozenBatchNorm`."""
+    """Batch normalisation with the running statistics, in training too: :class:`FrozenBatchNorm`."""
     x, *others = _checked("frozen_batch_norm", x, weight, bias, residual)
     mean, var = _statistics("frozen_batch_norm", x, running_mean, running_var, optional=False)
     return FrozenBatchNorm(mean, var, number("frozen_batch_norm", "eps", eps, 0), relu)(x, *others)
@@ -265,7 +265,7 @@ def _statistics(op: str, x: Tensor, mean: Any, var: Any, optional: bool) -> Any:
         return None
     for name, value in (("running_mean", mean), ("running_var", var)):
         if isinstance(value, Tensor) or not backend.is_array(value):
-            raise TypeError(f"{op}: {name} must be an array (a buffer, without gradient), got {type(value).__name__}")
+            raise TypeError(f"{op}: {name} must be an array (a buffer without gradient), got {type(value).__name__}")
         if value.shape != x.shape[-1:]:
             raise ValueError(
                 f"{op}: {name} has shape {value.shape}, x has {x.shape[-1]} channels" + layout(x, value.size)

@@ -91,7 +91,7 @@ class Tanh(_Unary):
 class Sigmoid(_Unary):
     r"""Logistic function: :math:`y = 1/(1+e^{-x})`, :math:`\bar x = \bar y\, y (1 - y)`. Keeps y.
 
-    Computed from :math:`e^{-|x|}`, which overflows at neither end and keeps its digits where y is tiny.
+    Computed from :math:`e^{-|x|}`, which does not overflow at either end and keeps full precision where y is tiny.
     """
 
     public_name = "sigmoid"
@@ -107,7 +107,7 @@ class Sigmoid(_Unary):
 class ReLU(_Unary):
     r"""Rectifier: :math:`y = \max(x, 0)`, :math:`\bar x = \bar y\,[y > 0]`; slope 0 at 0.
 
-    NaN stays NaN and counts as above 0. Keeps y, which the next layer keeps anyway.
+    NaN stays NaN and counts as above 0. Keeps y, which the next layer saves anyway.
     """
 
     public_name = "relu"
@@ -135,7 +135,7 @@ class Abs(_Unary):
 
 
 class Clip(_Unary):
-    r"""Limit to [low, high]: :math:`\bar x = \bar y\,[low \le x \le high]`, the borders included. Keeps x."""
+    r"""Limit to [low, high]: :math:`\bar x = \bar y\,[low \le x \le high]`, with slope 1 at both limits. Keeps x."""
 
     public_name = "clip"
     saved_for_backward = ("x",)

@@ -27,7 +27,7 @@ class _Pool(Op):
         )
 
     def window_pads(self, shape):
-        """Pads within which every window lies (with ceil_mode the last may hang over the end)."""
+        """The pads, enlarged so that every window lies inside (with ceil_mode the last window may pass the end)."""
         return windows.covering(shape[1:4], self.kernel, self.stride, self.dilation, self.pads, self.sizes(shape))
 
     def views(self, big, sizes):
@@ -43,10 +43,10 @@ class MaxPool3d(_Pool):
 
     .. math:: y_p = \max_k x_{sp+dk}, \qquad \bar x_q = \sum_{(p,k):\,sp+dk=q} \bar y_p\,[k = k^*_p]
 
-    :math:`k^*_p` is the first largest tap in row-major order that lies on the input; NaN wins its window.
-    Where windows overlap an input can win several times and gets the sum.
+    :math:`k^*_p` is the first tap, in row-major order, that lies on the input and has the largest value; NaN counts as
+    the largest. Where windows overlap, an input can be the maximum of several windows and gets the sum.
 
-    Shapes: x (N, T, H, W, C) -> y (N, T', H', W', C). Keeps the argmax of each window, one byte an output.
+    Shapes: x (N, T, H, W, C) -> y (N, T', H', W', C). Keeps the argmax of each window, one byte per output.
     """
 
     public_name = "max_pool3d"
@@ -73,7 +73,7 @@ class MaxPool3d(_Pool):
         return (self.xp.ascontiguousarray(windows.inner(big, window_pads, self.shape)),)
 
     def first_on_input(self, sizes):
-        """The first tap of each window that is not on padding: it wins where all are -infinity. (T', H', W', 1)"""
+        """The first tap of each window on the input, the argmax if all values are -infinity: (T', H', W', 1)."""
         firsts = []
         for n, k, s, d, (before, _) in zip(sizes, self.kernel, self.stride, self.dilation, self.pads, strict=True):
             start = self.xp.arange(n) * s - before  # where tap 0 lies
@@ -94,8 +94,8 @@ class AvgPool3d(_Pool):
 
     .. math:: y_p = \frac1{n_p}\sum_k x_{sp+k}, \qquad \bar x_q = \sum_{(p,k):\,sp+k=q} \bar y_p / n_p
 
-    :math:`n_p` counts the taps of window p on the input, and with `count_include_pad` those on padding too (but none
-    beyond it, where ceil_mode lets a window hang over); `divisor_override` replaces it.
+    :math:`n_p` counts the taps of window p on the input, and with `count_include_pad` the taps on the padding too. Taps
+    beyond the padding, which ceil_mode allows, never count. `divisor_override` replaces :math:`n_p`.
 
     Shapes: x (N, T, H, W, C) -> y (N, T', H', W', C). Keeps nothing.
     """
@@ -110,7 +110,7 @@ class AvgPool3d(_Pool):
         self.shape = x.shape
         sizes = self.sizes(x.shape)
         big = windows.padded(self.xp, x, self.window_pads(x.shape))
-        y = self.xp.zeros((x.shape[0], *sizes, x.shape[4]), dtype="float64")  # a window may have very many taps
+        y = self.xp.zeros((x.shape[0], *sizes, x.shape[4]), dtype="float64")  # rounding adds up over many taps
         for window in self.views(big, sizes):
             y += window
         y /= self.divisor(sizes, y.dtype)
@@ -125,7 +125,7 @@ class AvgPool3d(_Pool):
         return (self.xp.ascontiguousarray(windows.inner(big, window_pads, self.shape)),)
 
     def divisor(self, sizes, dtype):
-        """n_p for every window, shape (T', H', W', 1); or the one number that replaces it."""
+        """n_p of every window, shape (T', H', W', 1); or `divisor_override`."""
         if self.divisor_override is not None:
             return self.divisor_override
         counts = []
@@ -151,17 +151,17 @@ def max_pool3d(
     Parameters
     ----------
     x : Tensor of shape (N, T, H, W, C)
-    kernel_size : int or three (T, H, W); at most 255 taps in all
+    kernel_size : int or three (T, H, W); at most 255 taps in total
     stride : int or three, the kernel_size if None
-    padding : int or three, at most half the kernel_size; padding never wins
+    padding : int or three, at most half the kernel_size; padding is never the maximum
     dilation : int or three
     ceil_mode : bool
-        Whether a last window may hang over the end (it must start on the input or the padding before it).
+        Whether the last window may pass the end. It must start on the input or on the padding before the input.
 
     Raises
     ------
     ValueError
-        A window of more than 255 taps or larger than the padded input; arguments out of range.
+        If the window has more than 255 taps or is larger than the padded input, or an argument is out of range.
 
     Notes
     -----
@@ -190,7 +190,7 @@ def avg_pool3d(
     count_include_pad : bool
         Whether the zeros of the padding count in the average.
     divisor_override : int or None
-        Divide every window by this instead of by its count.
+        Divisor of every window, instead of its count.
 
     Notes
     -----

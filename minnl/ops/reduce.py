@@ -25,11 +25,11 @@ class _Reduction(Op):
         return y
 
     def spread(self, g):
-        """A reduced array with its axes back (size 1), so that it broadcasts against x."""
+        """A reduced array with the reduced axes restored at size 1, so that the array broadcasts against x."""
         return g.reshape([1 if a in self.axis else n for a, n in enumerate(self.shape)])
 
     def stretch(self, g):
-        """A reduced array repeated over the axes that were summed away."""
+        """A reduced array repeated along the reduced axes, to the shape of x."""
         return self.xp.broadcast_to(self.spread(g), self.shape)
 
 
@@ -64,7 +64,7 @@ class Var(_Reduction):
 
     .. math:: \bar x_i = \bar y\,\tfrac{2}{n-c}\,(x_i - m)
 
-    (what reaches x through m adds to 0, since deviations from a mean do). Keeps x.
+    The gradient through m is 0, because the differences from a mean sum to 0. Keeps x.
     """
 
     public_name = "var"
@@ -75,7 +75,7 @@ class Var(_Reduction):
         self.correction = correction
 
     def centred(self, x):
-        """x - m, in two steps: what a large mean loses by rounding is in the mean of what is left."""
+        """x - m. A second step subtracts the mean of the difference, which corrects the rounding error of a large m."""
         d = x - mean(x, self.axis, keepdims=True)
         d -= mean(d, self.axis, keepdims=True)
         return d
@@ -91,21 +91,21 @@ class Var(_Reduction):
 
 
 def first(x, best, axis):
-    """Where along an axis the best, or NaN, comes first; of several NaN CuPy's argmax takes any."""
+    """The first index along an axis that holds `best` or NaN. (CuPy's argmax would return any of several NaN.)"""
     return ((x == best[..., None].swapaxes(axis, -1)) | (x != x)).argmax(axis=axis)
 
 
 class Max(_Reduction):
-    r"""Largest element: :math:`\bar x_i = \bar y\,[i = i^*]` with :math:`i^*` the first largest in row-major order.
+    r"""Largest element: :math:`\bar x_i = \bar y\,[i = i^*]` with :math:`i^*` the first maximum in row-major order.
 
-    NaN counts as largest. Keeps :math:`i^*`, one integer an output.
+    NaN counts as largest. Keeps :math:`i^*`, one integer per output.
     """
 
     public_name = "max"
     saved_for_backward = ("argmax",)
 
     def rows(self, x):
-        """x with the reduced axes moved to the end and made one: shape (..., n)."""
+        """x with the reduced axes moved to the end and merged: shape (..., n)."""
         rest = [a for a in range(x.ndim) if a not in self.axis]
         return x.transpose([*rest, *self.axis]).reshape(*(x.shape[a] for a in rest), self.count)
 
@@ -120,7 +120,7 @@ class Max(_Reduction):
         return self.spread(y) if self.keepdims else self.xp.asarray(y)
 
     def backward(self, gy):
-        # each row of n elements gets its share at the argmax; rows back to x is the inverse of `rows`
+        # each row of n elements gets its gradient at the argmax; the reshape and transpose undo `rows`
         hit = self.argmax[..., None] == self.xp.arange(self.count)
         rows = chosen(gy.reshape(self.argmax.shape)[..., None], hit)
         rest = [a for a in range(len(self.shape)) if a not in self.axis]
@@ -130,7 +130,7 @@ class Max(_Reduction):
 
 
 class Min(Max):
-    r"""Smallest element: :math:`\bar x_i = \bar y\,[i = i^*]` with :math:`i^*` the first smallest in row-major order.
+    r"""Smallest element: :math:`\bar x_i = \bar y\,[i = i^*]` with :math:`i^*` the first minimum in row-major order.
 
     NaN counts as smallest. Keeps :math:`i^*`.
     """

@@ -7,7 +7,7 @@ from minnl.sums import sum_to
 
 
 class Reshape(Op):
-    r"""The same elements, in row-major order, in another shape; backward reshapes back. Keeps nothing."""
+    r"""The same elements, in row-major order, in another shape; backward restores the shape. Keeps nothing."""
 
     public_name = "reshape"
 
@@ -57,7 +57,7 @@ class BroadcastTo(Op):
 
 
 class Concatenate(Op):
-    r"""Join along an axis; backward cuts the gradient at the same places. Keeps nothing."""
+    r"""Join along an axis; backward splits the gradient at the same places. Keeps nothing."""
 
     public_name = "concatenate"
 
@@ -73,7 +73,7 @@ class Concatenate(Op):
 
 
 class Stack(Op):
-    r"""Join along a new axis; backward takes the gradient apart along it. Keeps nothing."""
+    r"""Join along a new axis; backward splits the gradient along that axis. Keeps nothing."""
 
     public_name = "stack"
 
@@ -88,7 +88,7 @@ class Stack(Op):
 
 
 class Pad(Op):
-    r"""A border of a constant around x; backward cuts it off. Keeps nothing."""
+    r"""A constant border around x; backward cuts the border off the gradient. Keeps nothing."""
 
     public_name = "pad"
 
@@ -121,9 +121,9 @@ class Flip(Op):
 class Index(Op):
     r"""Pick elements: :math:`y_i = x_{k(i)}`, :math:`\bar x_j = \sum_{i:\,k(i)=j} \bar y_i`.
 
-    A slice or a mask names no element twice, so its backward writes; integer arrays may, so theirs adds. On a GPU these
-    additions are atomic: where more than two go to one element, their order, and the last bits, may differ from run to
-    run.
+    A slice or a mask selects no element twice, so backward assigns. Integer arrays may select an element several times,
+    so backward adds. On a GPU these additions are atomic: if an element gets more than two, their order may differ from
+    run to run, and with the order the last bits of the sum.
     Keeps the index.
     """
 

@@ -9,14 +9,14 @@ from minnl.sums import total
 
 
 def softmax_of(xp, x, axis):
-    """exp(x) / sum exp(x); the maximum is taken off first, so that nothing overflows."""
+    """exp(x) / sum exp(x). The maximum is subtracted first, so that nothing overflows."""
     e = xp.exp(x - x.max(axis=axis, keepdims=True))
     e /= total(e, axis, keepdims=True)
     return e
 
 
 def log_softmax_of(xp, x, axis):
-    """x - ln sum exp(x), with the maximum taken off first."""
+    """x - ln sum exp(x). The maximum is subtracted first, so that nothing overflows."""
     x = x - x.max(axis=axis, keepdims=True)
     return x - xp.log(total(xp.exp(x), axis, keepdims=True))
 
@@ -49,7 +49,7 @@ class Softmax(Op):
 
 
 class LogSoftmax(Op):
-    r"""Logarithm of the softmax, without forming it.
+    r"""Logarithm of the softmax, computed without the softmax itself.
 
     .. math:: y_i = x_i - \ln \sum_j e^{x_j}, \qquad \bar x_i = \bar y_i - e^{y_i} \sum_j \bar y_j
 

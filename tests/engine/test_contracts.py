@@ -264,7 +264,7 @@ def test_what_keeps_names_must_be_there():
         (lambda gy: (gy, [1.0, 1.0]), TypeError, r"mine: backward returned list for input 1 of shape \(2,\), an array"),
         (lambda gy: (Tensor(gy), gy), TypeError, "mine: backward returned Tensor for input 0"),
         (lambda gy: (gy, 1.0), TypeError, "mine: backward returned float for input 1"),
-        (lambda gy: (gy, gy[:1]), RuntimeError, r"mine: backward made a gradient of shape \(1,\) float64 for input 1"),
+        (lambda gy: (gy, gy[:1]), RuntimeError, r"backward returned a gradient of shape \(1,\) float64 for input 1"),
         (lambda gy: (gy.astype(int), gy), RuntimeError, r"shape \(2,\) int64 for input 0 of shape \(2,\) float64"),
     ],
 )

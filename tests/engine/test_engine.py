@@ -118,7 +118,7 @@ def test_retain_graph_and_the_second_sweep():
     y.backward(retain_graph=True)
     y.backward()
     assert x.grad == 12
-    with pytest.raises(RuntimeError, match="what mul kept is gone.*retain_graph=True"):
+    with pytest.raises(RuntimeError, match="an earlier backward freed what mul had saved.*retain_graph=True"):
         y.backward()
     assert x.grad == 12
 
@@ -128,7 +128,7 @@ def test_a_second_sweep_over_a_shared_part():
     shared = x * x
     a, b = shared * 2, shared * 3
     a.backward()
-    with pytest.raises(RuntimeError, match="what mul kept is gone"):
+    with pytest.raises(RuntimeError, match="an earlier backward freed what mul had saved"):
         b.backward()
 
 
@@ -239,7 +239,7 @@ def test_a_wrong_gradient_is_refused_and_the_op_named(wrong):
 
     a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
     with pytest.raises(
-        RuntimeError, match=r"careless: backward made a gradient .* for input 1 of shape \(2,\) float64"
+        RuntimeError, match=r"careless: backward returned a gradient .* for input 1 of shape \(2,\) float64"
     ):
         Careless()(a, b).sum().backward()
     assert a.grad is None

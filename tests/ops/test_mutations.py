@@ -281,6 +281,6 @@ def test_a_sum_over_broadcast_axes_left_out_is_refused_by_the_engine(monkeypatch
     monkeypatch.setattr(arithmetic, "sum_to", lambda array, shape: array)
     x, y = minnl.Tensor(np.ones((2, 3)), requires_grad=True), minnl.Tensor(np.ones(3), requires_grad=True)
     with pytest.raises(
-        RuntimeError, match=r"add: backward made a gradient of shape \(2, 3\).* input 1 of shape \(3,\)"
+        RuntimeError, match=r"add: backward returned a gradient of shape \(2, 3\).* input 1 of shape \(3,\)"
     ):
         (x + y).backward(np.ones((2, 3)))
