@@ -25,15 +25,20 @@ def test_python():
         "i = {'j': (1,), 'k': list((1, 2,))}\na = dict(b=None, **i)\nl = 3, 4\nm = f'{n}'\no = lambda: 3\n"
         "p = dict(q)\nr = 1"
     )
-    assert read["a"] == {"b": None, "c": [UNREADABLE], "d": "ef", "g": -1500.0, "j": [1], "k": [1, 2]}
-    assert read["h"]["b"] == [1, 2] and read["r"] == 1
-    assert all(read[name] is UNREADABLE for name in "lmo") and read["p"] == {"**": UNREADABLE}
+    assert read["a"] == {"b": None, "c": UNREADABLE, "d": "ef", "g": -1500.0, "j": [1], "k": [1, 2]}
+    assert read["h"]["b"] == [1, 2] and read["l"] == [3, 4] and read["r"] == 1
+    assert all(read[name] is UNREADABLE for name in "mo") and read["p"] == {"**": UNREADABLE}
 
 
 BOMBS = [
     "a = " + "(" * 90_000, "a = " + "-" * 90_000 + "1", "a = '" + "\\'" * 50_000, "a = [" + "[]," * 60_000,
     "l0 = dict(a=1)\n" + "".join(f"l{i} = dict(x=l{i - 1}, y=l{i - 1})\n" for i in range(1, 60)) + "l59 = l59\n" * 2,
     "a = " + "9" * 190_000, "x = dict(" * 20_000, "a:\n" + " - " * 60_000, "a: " + "[" * 90_000, "a: " + "[x" * 90_000,
+    *(f"a = {start}{20_000 // len(more) * more}{end}" for start, more, end in (  # below the length that is parsed
+        ("a", ".b", ""), ("1", "+1", ""), ("a", "[0]", ""), ("a", "(1,2)", ""), ("", "x if y else ", "z"),
+        ("", "not ", "x"), ("", "-", "1"), ("", "lambda:", "1"), ("1", "**1", ""),
+        ("f'", "{x}", "'"), ("a", " and a", ""),
+    )),
     "a:\n" + "".join(f"{' ' * i}- \n" for i in range(500)), "x = '''" * 25_000, "a.b" * 60_000, "a: 'b" * 30_000,
 ]  # fmt: skip
 
