@@ -22,25 +22,36 @@ import sys
 from pathlib import Path
 
 import minnl
-from minnl import checkpoint, data, recipes
+from minnl import data
 from minnl.checks import clean, listed, printable
 from minnl.data import views
-from minnl.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
-from minnl.progress import say, secure
-from minnl.run_folder import RunFolder
 from minnl.study import bill, pictures
-from minnl.training import Trainer, part, steps_of
-from models import stored, transfer
-from models.options import arguments, build, check, datasets, kind, published, unchanged, video_options
+from minnl.training import Trainer, checkpoint, recipes
+from minnl.training.command_line import arguments, check, refuse_changes
+from minnl.training.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
+from minnl.training.loop import steps_per_epoch
+from minnl.training.progress import say, secure
+from minnl.training.run_data import datasets, video_options
+from minnl.training.run_folder import RunFolder
+from models import run_config, stored, transfer
+from models.run_config import build, instantiation, published
 
-RUNTIME = ("device", "workers", "threads", "save_every")  # what may differ between a run and its continuation
-OF_A_CALL = ("max_steps", "plan", "memory", "debug")  # what may too, and says nothing of the run
-NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores", "given")  # of the options, by a run
+RUNTIME = ("device", "workers", "threads", "save_every")  # options that may differ when a run is resumed
+OF_A_CALL = ("max_steps", "plan", "memory", "debug")  # options of a single call, which may differ too
+NOT_KEPT = (
+    "resume",
+    "evaluate",
+    "predict",
+    "checkpoint",
+    "views",
+    "scores",
+    "given",
+)  # not stored by a run
 
 
 def main(argv=None):
     secure()
-    args = arguments(argv, __doc__)
+    args = arguments(argv, run_config.defaults(), __doc__)
     try:
         check(args)
         minnl.set_threads(args.threads)
@@ -61,7 +72,7 @@ def main(argv=None):
 
 
 def train(args):
-    """A new run; or on with one, which nobody else may do meanwhile."""
+    """Start a new run, or resume one, which no other process may do at the same time."""
     if not args.resume:
         return run(args, {k: v for k, v in vars(args).items() if k not in NOT_KEPT})
     path = checkpoint_path(args.resume, "last")
@@ -71,13 +82,13 @@ def train(args):
         raise ValueError(f"--resume: {args.resume}: {here if Path(args.resume).is_dir() else 'no such file'}")
     with RunFolder(path.parent) as folder:
         _, config, meta = read(path, run=True)
-        unchanged(args, config, ("resume", "data", *RUNTIME, *OF_A_CALL))
+        refuse_changes(args, config, ("resume", "data", *RUNTIME, *OF_A_CALL))
         config |= {key: getattr(args, key) for key in RUNTIME}
         return run(args, config, folder, path, meta)
 
 
 def run(args, config, folder=None, path=None, meta=None):
-    """Train by a configuration; on from a checkpoint at `path`, if there is one, in its folder."""
+    """Train by a configuration; with a checkpoint at `path` go on from it, in its folder."""
     train_set, test_set = same_data(args, config, meta) if path else datasets(config)
     config |= {"classes": list(train_set.classes), "channels": train_set.shape[-1]}
     if not path:
@@ -91,8 +102,8 @@ def run(args, config, folder=None, path=None, meta=None):
     train_loader = data.Loader(train_set, shuffle=True, seed=config["seed"], drop_last=config["drop_last"], **loader)
     test_loader = data.Loader(test_set, seed=config["seed"], **loader)
     optimizer = recipes.optimizer(model.parameters(), config)
-    schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
-    with folder or new_folder(args, kind(config)) as folder:
+    schedule = recipes.schedule(config, steps_per_epoch(train_loader, config["accumulate"]) * config["epochs"])
+    with folder or new_folder(args, instantiation(config)) as folder:
         trainer = Trainer(
             model, optimizer, schedule, train_loader, test_loader, folder, config, config["epochs"],
             config["clip_norm"], config["label_smoothing"], config["accumulate"], config["precise"],
@@ -102,7 +113,7 @@ def run(args, config, folder=None, path=None, meta=None):
             trainer.resume(path)
         checkpoint.write(folder.path / "config.json", [(json.dumps(config, indent=2) + "\n").encode()])
         weights = sum(p.size for p in model.parameters())
-        say(f"{folder}: {config['model']}, non-local {kind(config)}, {weights:,} weights")
+        say(f"{folder}: {config['model']}, non-local {instantiation(config)}, {weights:,} weights")
         with minnl.debug() if args.debug else contextlib.nullcontext():
             complete = trainer.fit(args.max_steps)
         if complete:
@@ -112,7 +123,7 @@ def run(args, config, folder=None, path=None, meta=None):
 
 
 def same_data(args, config, meta):
-    """The datasets of a run that goes on, if they are those it was begun with, wherever they lie now."""
+    """The datasets of a resumed run, if they are those that it was begun with, wherever they are now."""
     moved = "data" in args.given and args.data != config["data"]
     if moved:
         if config["data"] is None:
@@ -135,13 +146,13 @@ def same_data(args, config, meta):
 
 
 def finish(args, trainer, test_loader):
-    """Draw the pictures of a complete run. Where that fails one line says so: nothing else of the run is missing."""
+    """Draw the pictures of a complete run. If that fails, one line says so; the run is complete all the same."""
     folder = trainer.folder
     best = folder / f"{'best' if trainer.best >= 0 else 'last'}.safetensors"
     left = "pictures, log and checkpoints"
     try:
         pictures.curves(folder)
-        clips, _ = next(iter(test_loader))  # the first that can be used: a broken video is no reason to fail here
+        clips, _ = next(iter(test_loader))  # the first that can be used
         pictures.attention(load(best, trainer.config["device"])[0], clips[0], folder / "attention.png")
     except Exception as error:
         if args.debug:
@@ -154,8 +165,8 @@ def finish(args, trainer, test_loader):
 
 
 def begin(model, path):
-    """Give a model the weights of a trained one, as far as they fit: inflated, folded, for other classes."""
-    fresh = transfer.start(model, part(read(path)[0], "model/"))
+    """Give a model the weights of a trained network, as far as they fit: inflated, folded, for other classes."""
+    fresh = transfer.start(model, checkpoint.under(read(path)[0], "model/"))
     print(f"weights from {path}; " + (f"fresh are {', '.join(fresh)}" if fresh else "nothing is fresh"))
 
 
@@ -189,9 +200,9 @@ def predict(args):
         )
     video = data.one_video(args.predict, config["classes"], **video_options(config))
     clips, crops = views.parse(args.views) if args.views else (1 if config["stride"] == "whole" else 10, 1)
-    seen = data.Views(video, 0, clips, crops)
+    shown = data.Views(video, 0, clips, crops)
     with minnl.nn.evaluating(model):
-        share = probabilities(model, seen, at_once(model, seen.shape, memory(args), args.batch_size)).mean(axis=0)
+        share = probabilities(model, shown, at_once(model, shown.shape, memory(args), args.batch_size)).mean(axis=0)
     for i in sorted(range(len(share)), key=lambda i: -share[i])[:5]:
         print(f"{share[i]:6.1%}  {clean(config['classes'][i])}")
     return 0
@@ -207,12 +218,12 @@ def load(path, device):
     arrays, config, _ = read(path)
     config |= {"device": device}
     model = build(config)
-    model.load_state_dict(part(arrays, "model/"))
+    model.load_state_dict(checkpoint.under(arrays, "model/"))
     return model, config
 
 
 def read(path, run=False):
-    """Arrays, configuration and all values of a checkpoint; `run` refuses one that holds weights alone."""
+    """Arrays, configuration and all values of a checkpoint; `run` refuses a file of weights alone."""
     arrays, meta = checkpoint.load(path)
     config = stored.configuration(path, arrays, meta)
     if run and "step" not in meta:
@@ -221,24 +232,24 @@ def read(path, run=False):
 
 
 def plan(args, model, shape):
-    room = args.memory * 1e9 if args.memory else minnl.backend.memory_of(model.parameters()[0].device)
-    kept = len(recipes.optimizer(model.parameters(), vars(args)).slots)
-    print(bill.table(bill.plan(model, (args.batch_size, *shape), kept), room))
-    if room is None:
-        print("how much memory there is, this system does not tell; with --memory GB the bill says how many clips fit")
+    available = args.memory * 1e9 if args.memory else minnl.backend.memory_of(model.parameters()[0].device)
+    slots = len(recipes.optimizer(model.parameters(), vars(args)).slots)
+    print(bill.table(bill.plan(model, (args.batch_size, *shape), slots), available))
+    if available is None:
+        print("this system does not report its memory; with --memory GB the bill says how many clips fit")
     return 0
 
 
 def checkpoint_path(path, name):
-    """A checkpoint itself, or the one of that name in a run's folder."""
+    """The path itself, or in a run's folder the checkpoint of that name."""
     path = Path(path)
     return path / f"{name}.safetensors" if path.is_dir() else path
 
 
-def new_folder(args, kind):
-    """runs/NAME, never one that holds a run already."""
+def new_folder(args, non_local):
+    """runs/NAME; a folder that holds a run already is refused."""
     if not args.name:
-        return RunFolder.first_free(Path("runs") / f"{args.model}-{kind}-seed{args.seed}")
+        return RunFolder.first_free(Path("runs") / f"{args.model}-{non_local}-seed{args.seed}")
     folder = RunFolder(Path("runs") / args.name)
     if folder.begun:
         raise ValueError(

@@ -17,7 +17,7 @@ import minnl
 from benchmarks.cases import AIMS
 from benchmarks.contest import FORWARD
 from benchmarks.optional import torch
-from minnl import backend, kernels
+from minnl import backend, dispatch
 
 COLUMNS = {"case": 52, "work": 18, "minnl": 10, "PyTorch": 10, "ratio": 20, "PyTorch's better way": 43, "memory": 18}
 ALONE = ("case", "work", "minnl")
@@ -34,7 +34,7 @@ def setting(place, threads, repeats):
         "threads": threads,
         "repeats": repeats,
         "dtype": "float32",
-        "kernels": kernels.mode(),
+        "kernels": dispatch.mode(),
         "minnl": minnl.__version__,
         "numpy": np.__version__,
         "blas": [f"{lib['internal_api']} {lib['version']} {lib['architecture']}" for lib in libraries],

@@ -44,7 +44,7 @@ def main(arguments=None):
         from minnl.study import doctor
 
         return doctor.main()
-    from minnl.progress import secure
+    from minnl.training.progress import secure
 
     secure()
     try:

@@ -11,13 +11,16 @@ import contextlib
 import functools
 import importlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from minnl import checks
 
 WHEELS = ("cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "cupy")
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]  # CuPy's arrays, which checkers do not see, are like it
 OLDEST = 14  # CuPy 13 cannot pass a struct to a kernel
 INSTALL = 'pip install "cupy-cuda12x[ctk]>=14" (CUDA 12 driver) or pip install "cupy-cuda13x[ctk]>=14" (CUDA 13 driver)'
 
@@ -29,14 +32,14 @@ class Device:
     kind: str
     index: int = 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "cpu" if self.kind == "cpu" else f"gpu:{self.index}"
 
 
 CPU = Device("cpu")
 
 
-def device(name):
+def device(name: str | Device) -> Device:
     """Turn "cpu", "gpu" or "gpu:1" into a :class:`Device`; a GPU must exist to be named.
 
     Raises
@@ -157,7 +160,7 @@ def to_host(array):
     return to_device(array, CPU)
 
 
-def on(where):
+def on(where: Any) -> AbstractContextManager[Any]:
     """Context in which arrays are made, and work on them is done, on a device or on that of an array.
 
     CuPy makes and computes everything on the current device, the first one unless told otherwise, also of arrays that
@@ -202,7 +205,7 @@ def threads():
     return _threads
 
 
-def set_threads(n):
+def set_threads(n: int) -> None:
     """Use n threads, in minnl's CPU kernels and in NumPy's BLAS (default: every core that the process may use).
 
     Results have the same bits whatever the number, where a fast kernel computes them.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def tracking():
 
 
 @contextlib.contextmanager
-def debug():
+def debug() -> Iterator[None]:
     """Context in which every op is watched.
 
     Raises, at the op where it happens and naming the op, its shapes and the path of the module that called it:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import operator
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minnl import backend, debugging, kernels, sums
+from minnl import backend, debugging, dispatch
+from minnl.backend import Array, Device
 from minnl.contracts import (
     FLOATS,
     Size,
@@ -29,6 +32,13 @@ from minnl.contracts import (
     refuse_call,
 )
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from minnl.methods import Methods
+else:
+    Methods = object  # minnl/methods.py, which needs Tensor, gives it the methods later
+
 _age = itertools.count()  # an op is younger than everything it was made from
 
 
@@ -36,14 +46,14 @@ class _State(threading.local):
     """What a thread has switched on; threads do not see each other's."""
 
     recording = True
-    plan = None  # a study.bill.Plan, which ops tell of themselves instead of computing: see Op.infer
+    plan: Any = None  # a study.bill.Plan, which ops tell of themselves instead of computing: see Op.infer
 
 
 state = _State()
 
 
 @contextlib.contextmanager
-def recording(on):
+def recording(on: bool) -> Iterator[None]:
     """Context in which ops of this thread record a graph, or record none."""
     before, state.recording = state.recording, on
     try:
@@ -52,12 +62,12 @@ def recording(on):
         state.recording = before
 
 
-def no_grad():
+def no_grad() -> AbstractContextManager[None]:
     """Context in which ops record no graph: for evaluation, and for editing parameters."""
     return recording(False)
 
 
-class Tensor:
+class Tensor(Methods):
     """An array with a memory of how it was made.
 
     Parameters
@@ -90,51 +100,71 @@ class Tensor:
 
     __slots__ = ("_data", "requires_grad", "_grad", "op", "__weakref__")
 
-    def __init__(self, data, requires_grad=False, dtype=None, device=None):
+    def __init__(
+        self, data: ArrayLike, requires_grad: bool = False, dtype: DTypeLike | None = None,
+        device: str | Device | None = None,
+    ):  # fmt: skip
         if isinstance(data, Tensor):
             raise TypeError("Tensor: data is a Tensor already; use .detach() for one that shares its array")
-        if type(data) is not np.ndarray or dtype is not None:
-            data = numbers(data, dtype)
-        if data.dtype not in FLOATS:
+        array: Array = data if type(data) is np.ndarray and dtype is None else numbers(data, dtype)
+        if array.dtype not in FLOATS:
             raise TypeError(
-                f"Tensor: data has dtype {data.dtype}, float32 or float64 expected; say Tensor(data, dtype=np.float32)"
+                f"Tensor: data has dtype {array.dtype}, float32 or float64 expected; say Tensor(data, dtype=np.float32)"
             )
         if requires_grad is not False and not isinstance(requires_grad, (bool, np.bool_)):
             raise TypeError(
                 f"Tensor: requires_grad must be True or False, got {requires_grad!r}; a shape is given by an array: "
                 "Tensor(np.zeros(shape, np.float32))"
             )
-        self._data = data if device is None else backend.to_device(data, backend.device(device))
+        self._data: Array = array if device is None else backend.to_device(array, backend.device(device))
         self.requires_grad = bool(requires_grad)
-        self._grad = None
-        self.op = None
+        self._grad: Array | None = None
+        self.op: Op | None = None
 
-    shape = property(lambda self: self._data.shape)
-    ndim = property(lambda self: self._data.ndim)
-    size = property(lambda self: Size(self._data.size))
-    dtype = property(lambda self: self._data.dtype)
-    device = property(lambda self: backend.device_of(self._data))
-    is_leaf = property(lambda self: self.op is None)
-    data, grad = property(operator.attrgetter("_data")), property(operator.attrgetter("_grad"))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        return Size(self._data.size)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._data.dtype
+
+    @property
+    def device(self) -> Device:
+        return backend.device_of(self._data)
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.op is None
+
+    @property
+    def data(self) -> Array:
+        return self._data
 
     @data.setter
-    def data(self, array):
+    def data(self, array: Array) -> None:
         self._data = check_data(array, self._grad)
 
+    @property
+    def grad(self) -> Array | None:
+        return self._grad
+
     @grad.setter
-    def grad(self, array):
+    def grad(self, array: Array | Tensor | None) -> None:
         array = array.data if isinstance(array, Tensor) else array
         self._grad = None if array is None else check_grad(array, self._data)
 
-    def numpy(self):
+    def numpy(self) -> Array:
         """The data as a NumPy array (a copy only if it is on a GPU)."""
         return backend.to_host(self.data)
-
-    def item(self):
-        """The only element as a Python float."""
-        if self.size != 1:
-            raise ValueError(f"item: the tensor has {self.size} elements (shape {self.shape}), not one")
-        return float(self.numpy().reshape(()))
 
     def __reduce_ex__(self, protocol):
         """For copy and pickle: of leaves only. A copy of a graph would send its gradients to copies of the leaves."""
@@ -142,21 +172,21 @@ class Tensor:
             raise TypeError(f"copy: the tensor was computed by {self.op.name} and has a graph; copy or save t.detach()")
         return super().__reduce_ex__(max(protocol, 2))
 
-    def detach(self):
+    def detach(self) -> Tensor:
         """A leaf that shares the array and knows nothing of the graph."""
         return Tensor(self.data)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         self.grad = None
 
-    def retain_grad(self):
+    def retain_grad(self) -> None:
         """Ask `backward` to leave a gradient here too, though this is not a leaf."""
         if not self.requires_grad:
             raise ValueError("retain_grad: the tensor does not require a gradient, none would ever arrive")
         if self.op is not None:
             self.op.retained = weakref.ref(self)
 
-    def backward(self, grad=None, retain_graph=False):
+    def backward(self, grad: Array | Tensor | None = None, retain_graph: bool = False) -> None:
         """Accumulate d(self)/d(leaf), weighted with `grad`, into the `.grad` of every leaf that asks for it.
 
         Parameters
@@ -166,16 +196,6 @@ class Tensor:
             Keep what the ops kept, for another sweep. Without it their memory goes as the sweep passes.
         """
         backward(self, grad, retain_graph)
-
-    def __len__(self):
-        if not self.shape:
-            raise TypeError("len() of a tensor without axes")
-        return self.shape[0]
-
-    def __repr__(self):
-        made = f", op={self.op.name}" if self.op else ""
-        grad = ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({self.data}, shape={self.shape}, dtype={self.dtype}, device={self.device}{made}{grad})"
 
 
 class Op:
@@ -191,32 +211,31 @@ class Op:
     keeps: tuple[str, ...] = ()
     converts = False  # whether forward may return another dtype than its inputs have, or move to another device
     multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
-    sources: tuple | None = None  # where each input came from: an Op, a leaf Tensor, or None if it wants no gradient
-    fast = None  # the faster body that ran in the place of this class's own (see kernels/)
-    retained = None  # a weak reference to the output, if it asked for its gradient
+    sources: tuple[Any, ...] | None = None  # of each input: an Op, a leaf Tensor, or None if it wants no gradient
+    retained: weakref.ref[Tensor] | None = None  # a weak reference to the output, if it asked for its gradient
 
     @property
-    def name(self):
+    def name(self) -> str:
         return getattr(self, "public_name", type(self).__name__)
 
-    def forward(self, *arrays):
+    def forward(self, *arrays: Any, **_: Any) -> Any:
         raise NotImplementedError(f"{self.name} has no forward")
 
-    def backward(self, gy):
+    def backward(self, gy: Any, /) -> tuple[Array | None, ...]:
         raise NotImplementedError(f"{self.name} has no backward")
 
-    def infer(self, *arrays):
+    def infer(self, *arrays: Any, **_: Any) -> Any:
         """What `forward` returns and keeps, for arrays of shapes without memory (see :func:`hollow`).
 
         The default computes, which is right for views and small results; ops with large ones say their shapes.
         """
         return self.forward(*arrays)
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         if isinstance(cls.keeps, str):
             raise TypeError(f"{cls.__name__}: keeps must be a tuple of names; write keeps = ({cls.keeps!r},)")
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Tensor) -> Tensor:
         name = self.name
         arrays = check_inputs(name, inputs)
         xp, home = backend.namespace(name, *arrays), inputs[0].device
@@ -227,9 +246,11 @@ class Op:
         if state.plan is not None:
             y = state.plan.run(self, arrays)
         else:
-            self.fast = kernels.pick(self, arrays)
+            kernel = dispatch.kernel_of(self, arrays)
+            if kernel is not None:
+                self.__class__ = kernel  # a subclass of this op: forward, backward and the names of what is saved
             with backend.on(home):
-                y = self.fast.forward(self, *arrays) if self.fast else self.forward(*arrays)
+                y = self.forward(*arrays)
         if type(y) is not type(arrays[0]) or y.dtype != arrays[0].dtype:
             y = check_result(self, y, arrays[0])
         if debugging.active():
@@ -242,7 +263,7 @@ class Op:
             out.requires_grad, out.op = True, self
         return out
 
-    def gradients(self, gy):
+    def gradients(self, gy: Array) -> list[Array | None]:
         """Backward, with every gradient checked against the input it belongs to."""
         if self.sources is None:
             raise RuntimeError(
@@ -254,12 +275,12 @@ class Op:
         if state.plan is not None:
             return state.plan.gradients(self, gy)
         with backend.on(self.home):
-            grads = check_gradients(self, self.fast.backward(self, gy) if self.fast else self.backward(gy))
+            grads = check_gradients(self, self.backward(gy))
         if debugging.active():
             debugging.after_backward(self, gy, grads)
         return grads
 
-    def release(self):
+    def release(self) -> None:
         """Drop the way back and everything kept for it."""
         self.sources = None
         for key in self.keeps:
@@ -316,19 +337,19 @@ def sweep(root, seed, retain_graph=False):
 
 
 class Accumulation:
-    """The addition of two gradients, which has kernels as ops do."""
+    """The addition of two gradients on their device. The result is a new array, since others may share the two."""
+
+    def forward(self, a, b):
+        with backend.on(backend.device_of(a)):
+            return backend.namespace("backward", a, b).asarray(a + b)  # NumPy adds 0-d arrays to a scalar
 
 
 def _plus(a, b):
-    """a + b, on their device; out of place, since either may be shared with another input or tensor."""
     if state.plan is not None:
         return hollow(a.shape, a.dtype)
     op = Accumulation()
-    kernel = kernels.pick(op, (a, b))
-    if kernel:
-        return kernel.forward(op, a, b)
-    with backend.on(backend.device_of(a)):
-        return backend.namespace("backward", a, b).asarray(a + b)  # NumPy adds 0-d arrays to a scalar
+    op.__class__ = dispatch.kernel_of(op, (a, b)) or Accumulation
+    return op.forward(a, b)
 
 
 def check_seed(root, grad):
@@ -373,26 +394,3 @@ def hollow(shape, dtype):
     if state.plan is not None:
         state.plan.made(memory, array.nbytes)
     return array
-
-
-def sum_to(array, shape):
-    """Undo broadcasting: sum an array over the axes along which `shape` was stretched to it.
-
-    .. math:: y_{ij} = x_j \\;\\Rightarrow\\; \\bar x_j = \\sum_i \\bar y_{ij}
-    """
-    if array.shape == shape:
-        return array
-    extra = array.ndim - len(shape)
-    stretched = tuple(i for i, n in enumerate(shape, extra) if n == 1 and array.shape[i] != 1)
-    return sums.total(array, tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
-
-
-def chosen(values, mask):
-    r"""The values where the mask holds, else 0, even where a value is NaN or infinite: :math:`y_i = x_i\,[m_i]`.
-
-    What a choice left out has no part in the result, so its gradient is 0 whatever arrives. A product of floats with
-    the mask would be NaN there. So the bits are multiplied: a product with 0 clears them all, a product with 1 keeps
-    them. `np.where` gives the same values and takes more than 20 times as long.
-    """
-    bits = {4: np.int32, 8: np.int64}[values.dtype.itemsize]
-    return (values.view(bits) * mask).view(values.dtype)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import builtins
 import math
 import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minnl import backend
+from minnl.backend import Array, Device
 from minnl.checks import number
 from minnl.engine import Tensor
 from minnl.ops import arithmetic, convert, pointwise, reduce, shape
 from minnl.ops.adaptive_pool import adaptive_avg_pool3d, adaptive_max_pool3d
-from minnl.ops.arguments import axis_tuple, broadcast_shape, one_axis, tensor, with_hints
+from minnl.ops.arguments import Operand, axis_tuple, broadcast_shape, one_axis, tensor, with_hints
 from minnl.ops.attention import attention, non_local
 from minnl.ops.conv import conv3d
 from minnl.ops.dropout import dropout
@@ -27,6 +30,9 @@ from minnl.ops.loss import binary_cross_entropy_with_logits, cross_entropy
 from minnl.ops.norm import affine, batch_norm, frozen_batch_norm
 from minnl.ops.pool import avg_pool3d, max_pool3d
 from minnl.ops.softmax import log_softmax, softmax
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 __all__ = [
     "abs",
@@ -81,42 +87,42 @@ __all__ = [
 ]
 
 
-def add(a, b):
+def add(a: Operand, b: Operand) -> Tensor:
     """a + b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Add`."""
     return arithmetic.Add()(a, b)
 
 
-def sub(a, b):
+def sub(a: Operand, b: Operand) -> Tensor:
     """a - b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Sub`."""
     return arithmetic.Sub()(a, b)
 
 
-def mul(a, b):
+def mul(a: Operand, b: Operand) -> Tensor:
     """a * b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Mul`."""
     return arithmetic.Mul()(a, b)
 
 
-def div(a, b):
+def div(a: Operand, b: Operand) -> Tensor:
     """a / b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Div`."""
     return arithmetic.Div()(a, b)
 
 
-def pow(a, b):
+def pow(a: Operand, b: Operand) -> Tensor:
     """a ** b, with broadcasting. Formula: :class:`minnl.ops.arithmetic.Pow`."""
     return arithmetic.Pow()(a, b)
 
 
-def maximum(a, b):
+def maximum(a: Operand, b: Operand) -> Tensor:
     """The larger of two, element by element. Formula: :class:`minnl.ops.arithmetic.Maximum`."""
     return arithmetic.Maximum()(a, b)
 
 
-def minimum(a, b):
+def minimum(a: Operand, b: Operand) -> Tensor:
     """The smaller of two, element by element. Formula: :class:`minnl.ops.arithmetic.Minimum`."""
     return arithmetic.Minimum()(a, b)
 
 
-def where(condition, a, b):
+def where(condition: Array, a: Operand, b: Operand) -> Tensor:
     """a where the boolean array `condition` holds, else b; all three broadcast."""
     if isinstance(condition, Tensor) or not backend.is_array(condition) or condition.dtype != bool:
         what = getattr(condition, "dtype", type(condition).__name__)
@@ -124,47 +130,47 @@ def where(condition, a, b):
     return arithmetic.Where(condition)(a, b)
 
 
-def neg(x):
+def neg(x: Tensor | Array) -> Tensor:
     """-x."""
     return pointwise.Neg()(tensor("neg", "x", x))
 
 
-def exp(x):
+def exp(x: Tensor | Array) -> Tensor:
     """e ** x."""
     return pointwise.Exp()(tensor("exp", "x", x))
 
 
-def log(x):
+def log(x: Tensor | Array) -> Tensor:
     """Natural logarithm."""
     return pointwise.Log()(tensor("log", "x", x))
 
 
-def sqrt(x):
+def sqrt(x: Tensor | Array) -> Tensor:
     """Square root."""
     return pointwise.Sqrt()(tensor("sqrt", "x", x))
 
 
-def tanh(x):
+def tanh(x: Tensor | Array) -> Tensor:
     """Hyperbolic tangent."""
     return pointwise.Tanh()(tensor("tanh", "x", x))
 
 
-def sigmoid(x):
+def sigmoid(x: Tensor | Array) -> Tensor:
     """1 / (1 + e ** -x)."""
     return pointwise.Sigmoid()(tensor("sigmoid", "x", x))
 
 
-def relu(x):
+def relu(x: Tensor | Array) -> Tensor:
     """max(x, 0)."""
     return pointwise.ReLU()(tensor("relu", "x", x))
 
 
-def abs(x):
+def abs(x: Tensor | Array) -> Tensor:
     """|x|."""
     return pointwise.Abs()(tensor("abs", "x", x))
 
 
-def clip(x, low=None, high=None):
+def clip(x: Tensor | Array, low: float | None = None, high: float | None = None) -> Tensor:
     """x limited to [low, high]; None for no limit on a side."""
     x = tensor("clip", "x", x)
     if low is None and high is None:
@@ -175,19 +181,21 @@ def clip(x, low=None, high=None):
     return pointwise.Clip(low, high)(x)
 
 
-def sum(x, axis=None, keepdims=False):
+def sum(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Sum over axes (all if None)."""
     x = tensor("sum", "x", x)
     return reduce.Sum(axis_tuple("sum", axis, x.ndim), _flag("sum", keepdims))(x)
 
 
-def mean(x, axis=None, keepdims=False):
+def mean(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Mean over axes (all if None)."""
     x = tensor("mean", "x", x)
     return reduce.Mean(_some("mean", x, axis), _flag("mean", keepdims))(x)
 
 
-def var(x, axis=None, correction=1, keepdims=False):
+def var(
+    x: Tensor | Array, axis: int | Sequence[int] | None = None, correction: int = 1, keepdims: bool = False
+) -> Tensor:
     """Variance over axes, divided by n - correction (1: unbiased, as in PyTorch; 0: NumPy's default)."""
     x = tensor("var", "x", x)
     axes = _some("var", x, axis)
@@ -197,19 +205,19 @@ def var(x, axis=None, correction=1, keepdims=False):
     return reduce.Var(axes, _flag("var", keepdims), correction)(x)
 
 
-def max(x, axis=None, keepdims=False):
+def max(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Largest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("max", "x", x)
     return reduce.Max(_some("max", x, axis), _flag("max", keepdims))(x)
 
 
-def min(x, axis=None, keepdims=False):
+def min(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Smallest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("min", "x", x)
     return reduce.Min(_some("min", x, axis), _flag("min", keepdims))(x)
 
 
-def reshape(x, shape):
+def reshape(x: Tensor | Array, shape: int | Sequence[int]) -> Tensor:
     """The same elements in another shape; one size may be -1."""
     x, shape = tensor("reshape", "x", x), _ints("reshape", "shape", shape)
     known = math.prod(n for n in shape if n != -1)
@@ -223,7 +231,7 @@ def _reshape(x, new):
     return shape.Reshape(new)(x)
 
 
-def transpose(x, axes=None):
+def transpose(x: Tensor | Array, axes: int | Sequence[int] | None = None) -> Tensor:
     """Axes in another order (reversed if None): ``y.shape[i] == x.shape[axes[i]]``."""
     x = tensor("transpose", "x", x)
     order = tuple(range(x.ndim))[::-1] if axes is None else _ints("transpose", "axes", axes)
@@ -233,7 +241,7 @@ def transpose(x, axes=None):
     return shape.Transpose(normal)(x)
 
 
-def broadcast_to(x, new_shape):
+def broadcast_to(x: Tensor | Array, new_shape: int | Sequence[int]) -> Tensor:
     """x repeated to a larger shape, without copying."""
     x, new_shape = tensor("broadcast_to", "x", x), _ints("broadcast_to", "new_shape", new_shape)
     if broadcast_shape("broadcast_to", x.shape, new_shape) != new_shape:
@@ -241,7 +249,7 @@ def broadcast_to(x, new_shape):
     return shape.BroadcastTo(new_shape)(x)
 
 
-def concatenate(xs, axis=0):
+def concatenate(xs: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
     """Tensors joined along an axis; their other sizes must agree."""
     xs = _several("concatenate", xs)
     axis = one_axis("concatenate", axis, xs[0].ndim)
@@ -251,7 +259,7 @@ def concatenate(xs, axis=0):
     return shape.Concatenate(axis)(*xs)
 
 
-def stack(xs, axis=0):
+def stack(xs: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
     xs = _several("stack", xs)
     if len({x.shape for x in xs}) > 1:
@@ -259,7 +267,7 @@ def stack(xs, axis=0):
     return shape.Stack(one_axis("stack", axis, xs[0].ndim + 1))(*xs)
 
 
-def split(x, parts, axis=0):
+def split(x: Tensor | Array, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     """A list of slices along an axis: `parts` is a number of equal ones, or a list of sizes."""
     x = tensor("split", "x", x)
     axis = one_axis("split", axis, x.ndim)
@@ -276,22 +284,22 @@ def split(x, parts, axis=0):
     return [index(x, (*lead, slice(a, b))) for a, b in zip(ends, ends[1:], strict=False)]
 
 
-def pad(x, widths, value=0.0):
+def pad(x: Tensor | Array, widths: Sequence[int | Sequence[int]], value: float = 0.0) -> Tensor:
     """A border of `value`: widths is ((before, after), ...), one pair an axis."""
     x = tensor("pad", "x", x)
-    widths = tuple(_ints("pad", "widths", pair) for pair in (widths if isinstance(widths, (tuple, list)) else [widths]))
-    if len(widths) != x.ndim or any(len(pair) != 2 or builtins.min(pair) < 0 for pair in widths):
-        raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of 0 or more, got {widths}")
-    return shape.Pad(widths, number("pad", "value", value))(x)
+    pairs = tuple(_ints("pad", "widths", pair) for pair in (widths if isinstance(widths, (tuple, list)) else [widths]))
+    if len(pairs) != x.ndim or any(len(pair) != 2 or builtins.min(pair) < 0 for pair in pairs):
+        raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of 0 or more, got {pairs}")
+    return shape.Pad(pairs, number("pad", "value", value))(x)
 
 
-def flip(x, axis=None):
+def flip(x: Tensor | Array, axis: int | Sequence[int] | None = None) -> Tensor:
     """x reversed along axes (all if None)."""
     x = tensor("flip", "x", x)
     return shape.Flip(axis_tuple("flip", axis, x.ndim))(x)
 
 
-def index(x, key):
+def index(x: Tensor | Array, key: Any) -> Tensor:
     """x[key], for ints, slices, None, ..., integer arrays, which may pick an element many times, and boolean ones.
 
     A boolean array picks where it is true: the elements along one axis, or along as many as it has. Its result's size
@@ -333,7 +341,7 @@ def index_keys(x, key):
     return tuple(backend.to_device(k, x.device) if backend.is_array(k) else k for k in picked), gathers
 
 
-def to(x, device=None, dtype=None):
+def to(x: Tensor | Array, device: str | Device | None = None, dtype: DTypeLike | None = None) -> Tensor:
     """A tensor on another device and/or of another float dtype; x itself if nothing changes. Differentiable."""
     x = tensor("to", "x", x)
     if isinstance(device, (type, np.dtype)) or str(device).startswith(("float", "torch.")):
@@ -352,13 +360,13 @@ def _some(op, x, axis):
     return axes
 
 
-def _several(op, xs):
+def _several(op: str, xs: Any) -> list[Tensor]:
     if isinstance(xs, Tensor) or not isinstance(xs, (list, tuple)) or not xs:
         raise TypeError(f"{op}: expected a list of one tensor or more, got {type(xs).__name__}")
     return [tensor(op, f"xs[{i}]", x) for i, x in enumerate(xs)]
 
 
-def _ints(op, name, values):
+def _ints(op: str, name: str, values: Any) -> tuple[int, ...]:
     try:
         return tuple(operator.index(v) for v in (values if isinstance(values, (tuple, list)) else (values,)))
     except TypeError:

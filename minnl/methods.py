@@ -8,143 +8,24 @@ write. docs/engine.md tells the rules.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minnl import backend
 from minnl import functional as F
+from minnl.backend import Array
 from minnl.engine import Tensor, state
-from minnl.ops.arguments import axis_tuple, broadcast_shape, one_axis, tensors
+from minnl.ops.arguments import Operand, axis_tuple, broadcast_shape, one_axis, tensors
 
-OPERATORS = {
-    "add": ("+=", F.add), "sub": ("-=", F.sub), "mul": ("*=", F.mul), "truediv": ("/=", F.div), "pow": ("**=", F.pow),
-    "matmul": ("@=", F.matmul),
-}  # fmt: skip
-COMPARISONS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!=", "gt": ">", "ge": ">="}
-METHODS = (
-    "abs", "broadcast_to", "clip", "exp", "flip", "log", "log_softmax", "max", "mean", "min", "pad", "relu", "sigmoid",
-    "softmax", "split", "sqrt", "sum", "tanh", "to", "var",
-)  # fmt: skip
 SHAPES = (np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, np.empty_like, np.full_like)  # look at no number
-
-
-def method(function):
-    """Give Tensor a method."""
-    setattr(Tensor, function.__name__, function)
-    return function
-
-
-for _name in METHODS:
-    setattr(Tensor, _name, getattr(F, _name))
-Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = F.neg, F.abs, F.index
-Tensor.T = property(lambda x: F.transpose(x))
-
-
-# Shapes, and answers without a gradient.
-
-
-def _one_or_several(values):
-    """x.reshape(2, 3) beside x.reshape((2, 3))."""
-    return values[0] if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
-
-
-@method
-def reshape(x, *shape):
-    return F.reshape(x, _one_or_several(shape))
-
-
-@method
-def transpose(x, *axes):
-    if axes == (0, 1) and x.ndim == 2:
-        raise ValueError("transpose: (0, 1) leaves a matrix as it is (PyTorch swaps them); write x.T to swap the axes")
-    return F.transpose(x, _one_or_several(axes) if axes else None)
-
-
-@method
-def flatten(x, start=0):
-    """All axes from `start` on as one."""
-    start = one_axis("flatten", start, max(x.ndim, 1))
-    return F.reshape(x, (*x.shape[:start], int(np.prod(x.shape[start:]))))
-
-
-@method
-def squeeze(x, axis=None):
-    """Without its axes of size 1 (all, or those of `axis`, which must be of size 1)."""
-    axes = axis_tuple("squeeze", axis, x.ndim)
-    wide = [a for a in axes if x.shape[a] != 1]
-    if axis is not None and wide:
-        raise ValueError(f"squeeze: axis {wide[0]} of shape {x.shape} has size {x.shape[wide[0]]}, not 1")
-    return F.reshape(x, [n for a, n in enumerate(x.shape) if a not in axes or n != 1])
-
-
-@method
-def std(x, axis=None, correction=1, keepdims=False):
-    """Square root of the variance; with gradient 0 where nothing varies."""
-    v = F.var(x, axis, correction, keepdims)
-    return F.where(v == 0, v, F.sqrt(F.where(v == 0, 1.0, v)))
-
-
-@method
-def argmax(x, axis=None):
-    """Where the largest element is (the first, in row-major order), as an array of integers; of all axes if None."""
-    return _place("argmax", x, axis)
-
-
-@method
-def argmin(x, axis=None):
-    """Where the smallest element is, as :func:`argmax`."""
-    return _place("argmin", x, axis)
-
-
-def _place(name, x, axis):
-    axis = None if axis is None else one_axis(name, axis, x.ndim)
-    if 0 in (x.shape if axis is None else x.shape[axis : axis + 1]):
-        raise ValueError(f"{name}: no elements along axis {axis} of shape {x.shape}")
-    with backend.on(x.device):
-        return backend.namespace(name, x.data).asarray(getattr(x.data, name)(axis=axis))
-
-
-@method
-def tolist(x):
-    """The numbers as Python floats, in lists in lists."""
-    return x.numpy().tolist()
-
-
-# One element as a Python number; rows, one after the other.
-
-
-@method
-def __bool__(x):
-    if x.size != 1:
-        raise ValueError(f"bool: a tensor of shape {x.shape} is neither true nor false; write (t != 0).any() or .all()")
-    return bool(x.item())
-
-
-@method
-def __format__(x, spec):
-    return format(x.item(), spec) if spec else str(x)
-
-
-@method
-def __round__(x, digits=None):
-    return round(x.item(), digits)
-
-
-@method
-def __iter__(x):
-    if x.ndim == 0:
-        raise TypeError("iteration over a tensor without axes; write t.item() for its number")
-    return (F.index(x, i) for i in range(x.shape[0]))
-
-
-Tensor.__float__ = Tensor.item
-Tensor.__int__ = lambda x: int(x.item())
 
 
 # Comparisons: arrays of bool, element by element. As keys of a dict tensors stay themselves.
 
 
-def _comparison(name, symbol):
+def _comparison(name: str, symbol: str) -> Callable[[Tensor, Any], Array]:
     compare = getattr(operator, name)
 
     def compared(x, other):
@@ -161,11 +42,6 @@ def _comparison(name, symbol):
             return xp.asarray(compare(x.data, other))
 
     return compared
-
-
-for _name, _symbol in COMPARISONS.items():
-    setattr(Tensor, f"__{_name}__", _comparison(_name, _symbol))
-Tensor.__hash__ = object.__hash__
 
 
 # Arithmetic: a new tensor. In place (t += u, t[...] = u) where no graph is recorded: an edit of the array. Where one is
@@ -189,7 +65,9 @@ def _editable(x, symbol):
     return x.data
 
 
-def _in_place(symbol, function):
+def _in_place(symbol: str, function: Callable[[Operand, Operand], Tensor]) -> Callable[[Tensor, Operand], Tensor]:
+    function = _plain(function)
+
     def edit(x, other):
         rebinds = state.recording and not (x.is_leaf and x.requires_grad)
         array = None if rebinds else _editable(x, symbol)
@@ -205,55 +83,187 @@ def _in_place(symbol, function):
     return edit
 
 
-for _name, (_symbol, _function) in OPERATORS.items():
-    _function = _function.__wrapped__  # an operator has no named arguments to give hints about
-    setattr(Tensor, f"__{_name}__", _function)
-    setattr(Tensor, f"__r{_name}__", lambda a, b, function=_function: function(b, a))
-    setattr(Tensor, f"__i{_name}__", _in_place(_symbol, _function))
+def _reflected(function: Callable[[Operand, Operand], Tensor]) -> Callable[[Tensor, Operand], Tensor]:
+    function = _plain(function)
+    return lambda a, b: function(b, a)
 
 
-@method
-def __setitem__(x, key, value):
-    array = _editable(x, "t[...] =")
-    keys, value = F.index_keys(x, key)[0], tensors("t[...] =", x, value)[1]
-    backend.namespace("t[...] =", array, value.data)
-    if value.dtype != x.dtype:
-        raise TypeError(
-            f"t[...] =: the value is {value.dtype}, the tensor is {x.dtype}; convert it with .to(dtype=...)"
-        )
+def _plain(function):
+    """A function of F without its hints about named arguments, which an operator does not have."""
+    return getattr(function, "__wrapped__", function)
+
+
+# Shapes, and answers without a gradient.
+
+
+def _one_or_several(values):
+    """x.reshape(2, 3) beside x.reshape((2, 3))."""
+    return values[0] if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
+
+
+def _place(name, x, axis):
+    axis = None if axis is None else one_axis(name, axis, x.ndim)
+    if 0 in (x.shape if axis is None else x.shape[axis : axis + 1]):
+        raise ValueError(f"{name}: no elements along axis {axis} of shape {x.shape}")
     with backend.on(x.device):
-        array[keys] = value.data
+        return backend.namespace(name, x.data).asarray(getattr(x.data, name)(axis=axis))
 
 
-# NumPy. Its functions see the array, and would lose the graph: a tensor that wants a gradient refuses.
+class Methods:
+    """The operators and methods of a Tensor. For a checker of types this is its base class."""
 
-Tensor.__array_ufunc__ = None  # array + tensor asks Tensor.__radd__; np.exp(tensor) is a TypeError
+    abs, exp, log, sqrt, relu, sigmoid, tanh = F.abs, F.exp, F.log, F.sqrt, F.relu, F.sigmoid, F.tanh
+    sum, mean, var, max, min = F.sum, F.mean, F.var, F.max, F.min
+    broadcast_to, clip, flip, pad, split, to = F.broadcast_to, F.clip, F.flip, F.pad, F.split, F.to
+    softmax, log_softmax = F.softmax, F.log_softmax
+
+    __add__, __radd__, __iadd__ = F.add, _reflected(F.add), _in_place("+=", F.add)
+    __sub__, __rsub__, __isub__ = F.sub, _reflected(F.sub), _in_place("-=", F.sub)
+    __mul__, __rmul__, __imul__ = F.mul, _reflected(F.mul), _in_place("*=", F.mul)
+    __truediv__, __rtruediv__, __itruediv__ = F.div, _reflected(F.div), _in_place("/=", F.div)
+    __pow__, __rpow__, __ipow__ = F.pow, _reflected(F.pow), _in_place("**=", F.pow)
+    __matmul__, __rmatmul__, __imatmul__ = F.matmul, _reflected(F.matmul), _in_place("@=", F.matmul)
+    __neg__, __abs__, __getitem__ = F.neg, F.abs, F.index
+
+    __eq__: Callable[[Tensor, Any], Array] = _comparison("eq", "==")  # type: ignore[assignment]
+    __ne__: Callable[[Tensor, Any], Array] = _comparison("ne", "!=")  # type: ignore[assignment]
+    __lt__, __le__ = _comparison("lt", "<"), _comparison("le", "<=")
+    __gt__, __ge__ = _comparison("gt", ">"), _comparison("ge", ">=")
+    __hash__ = object.__hash__
+
+    @property
+    def T(self: Tensor) -> Tensor:
+        return F.transpose(self)
+
+    def reshape(self: Tensor, *shape: int | Sequence[int]) -> Tensor:
+        return F.reshape(self, _one_or_several(shape))
+
+    def transpose(self: Tensor, *axes: int | Sequence[int]) -> Tensor:
+        if axes == (0, 1) and self.ndim == 2:
+            raise ValueError(
+                "transpose: (0, 1) leaves a matrix as it is (PyTorch swaps them); write x.T to swap the axes"
+            )
+        return F.transpose(self, _one_or_several(axes) if axes else None)
+
+    def flatten(self: Tensor, start: int = 0) -> Tensor:
+        """All axes from `start` on as one."""
+        start = one_axis("flatten", start, max(self.ndim, 1))
+        return F.reshape(self, (*self.shape[:start], int(np.prod(self.shape[start:]))))
+
+    def squeeze(self: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
+        """Without its axes of size 1 (all, or those of `axis`, which must be of size 1)."""
+        axes = axis_tuple("squeeze", axis, self.ndim)
+        wide = [a for a in axes if self.shape[a] != 1]
+        if axis is not None and wide:
+            raise ValueError(f"squeeze: axis {wide[0]} of shape {self.shape} has size {self.shape[wide[0]]}, not 1")
+        return F.reshape(self, [n for a, n in enumerate(self.shape) if a not in axes or n != 1])
+
+    def std(
+        self: Tensor, axis: int | Sequence[int] | None = None, correction: int = 1, keepdims: bool = False
+    ) -> Tensor:
+        """Square root of the variance; with gradient 0 where nothing varies."""
+        v = F.var(self, axis, correction, keepdims)
+        return F.where(v == 0, v, F.sqrt(F.where(v == 0, 1.0, v)))
+
+    def argmax(self: Tensor, axis: int | None = None) -> Array:
+        """Where the largest element is, the first in row-major order, as an array of integers; of all axes if None."""
+        return _place("argmax", self, axis)
+
+    def argmin(self: Tensor, axis: int | None = None) -> Array:
+        """Where the smallest element is, as :func:`argmax`."""
+        return _place("argmin", self, axis)
+
+    def tolist(self: Tensor) -> Any:
+        """The numbers as Python floats, in lists in lists."""
+        return self.numpy().tolist()
+
+    # One element as a Python number; rows, one after the other.
+
+    def item(self: Tensor) -> float:
+        """The only element as a Python float."""
+        if self.size != 1:
+            raise ValueError(f"item: the tensor has {self.size} elements (shape {self.shape}), not one")
+        return float(self.numpy().reshape(()))
+
+    __float__ = item
+
+    def __int__(self: Tensor) -> int:
+        return int(self.item())
+
+    def __bool__(self: Tensor) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"bool: a tensor of shape {self.shape} is neither true nor false; write (t != 0).any() or .all()"
+            )
+        return bool(self.item())
+
+    def __format__(self: Tensor, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def __round__(self: Tensor, digits: int | None = None) -> Any:
+        return round(self.item(), digits)
+
+    def __repr__(self: Tensor) -> str:
+        made = f", op={self.op.name}" if self.op else ""
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({self.data}, shape={self.shape}, dtype={self.dtype}, device={self.device}{made}{grad})"
+
+    def __len__(self: Tensor) -> int:
+        if not self.shape:
+            raise TypeError("len() of a tensor without axes")
+        return self.shape[0]
+
+    def __iter__(self: Tensor) -> Iterator[Tensor]:
+        if self.ndim == 0:
+            raise TypeError("iteration over a tensor without axes; write t.item() for its number")
+        return (F.index(self, i) for i in range(self.shape[0]))
+
+    def __setitem__(self: Tensor, key: Any, value: Operand) -> None:
+        array = _editable(self, "t[...] =")
+        keys, value = F.index_keys(self, key)[0], tensors("t[...] =", self, value)[1]
+        backend.namespace("t[...] =", array, value.data)
+        if value.dtype != self.dtype:
+            raise TypeError(
+                f"t[...] =: the value is {value.dtype}, the tensor is {self.dtype}; convert it with .to(dtype=...)"
+            )
+        with backend.on(self.device):
+            array[keys] = value.data
+
+    # NumPy. Its functions see the array, and would lose the graph: a tensor that wants a gradient refuses.
+
+    __array_ufunc__ = None  # array + tensor asks Tensor.__radd__; np.exp(tensor) is a TypeError
+
+    if not TYPE_CHECKING:  # NumPy's hints say of what has this method that array + tensor is an array
+
+        def __array__(self, dtype=None, copy=None):
+            if self.requires_grad:
+                raise TypeError(
+                    "NumPy cannot see the graph of a tensor that requires a gradient, and would lose it; write "
+                    "t.numpy() (or t.item()) for the numbers alone, or a function of minnl.functional (F.stack, "
+                    "F.mean, ...)"
+                )
+            if self.device != backend.CPU:
+                raise TypeError(f"the tensor is on {self.device}; write t.numpy() for a copy on the host")
+            if copy is None:
+                return np.asarray(self.data, dtype=dtype)
+            return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __array_function__(self: Tensor, function: Any, types: Any, args: Any, options: Any) -> Any:
+        """np.mean(t), np.stack([t, u]): NumPy's result, of the arrays."""
+
+        def plain(value):
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(plain, value))
+            if isinstance(value, Tensor):
+                return value.data if function in SHAPES else np.asarray(value)
+            return value
+
+        return function(*plain(args), **{name: plain(value) for name, value in options.items()})
 
 
-@method
-def __array__(x, dtype=None, copy=None):
-    if x.requires_grad:
-        raise TypeError(
-            "NumPy cannot see the graph of a tensor that requires a gradient, and would lose it; write t.numpy() (or "
-            "t.item()) for the numbers alone, or a function of minnl.functional (F.stack, F.mean, ...)"
-        )
-    if x.device != backend.CPU:
-        raise TypeError(f"the tensor is on {x.device}; write t.numpy() for a copy on the host")
-    return np.array(x.data, dtype=dtype, copy=copy) if copy is not None else np.asarray(x.data, dtype=dtype)
-
-
-@method
-def __array_function__(x, function, types, args, options):
-    """np.mean(t), np.stack([t, u]): NumPy's result, of the arrays."""
-
-    def plain(value):
-        if isinstance(value, (list, tuple)):
-            return type(value)(map(plain, value))
-        if isinstance(value, Tensor):
-            return value.data if function in SHAPES else np.asarray(value)
-        return value
-
-    return function(*plain(args), **{name: plain(value) for name, value in options.items()})
+for _name, _member in vars(Methods).items():
+    if _member is None or callable(_member) or isinstance(_member, property):
+        setattr(Tensor, _name, _plain(_member) if _name.startswith("__") else _member)
 
 
 # Other libraries' names, and which to write.

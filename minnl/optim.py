@@ -5,18 +5,34 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from minnl import backend, kernels
+from minnl import backend, dispatch
+from minnl.backend import Array
 from minnl.checks import choice, count, number
+from minnl.engine import Tensor
 from minnl.params import groups, overlap, tensors
+
+Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[dict[str, Any]]
+Schedule: TypeAlias = Callable[[int], float]
 
 ELSEWHERE = {  # names that PyTorch's optimisers have, and what to write here
     "param_groups": "set .lr, which groups with an lr of their own follow in proportion; .groups lists what was given",
     "add_param_group": "make a new optimiser with all groups",
     "state": ".kept holds the arrays of each parameter, .counts its steps",
 }
+
+
+class Update(NamedTuple):
+    """What a step does to one parameter: the arrays, of one shape, dtype and device, and the numbers."""
+
+    w: Any  # the parameter's array, edited in place
+    gw: Any  # its gradient
+    kept: list  # the optimiser's arrays of the parameter, in the order of `slots`, edited in place
+    options: dict  # as `Optimizer.update` takes them; "step" counts the steps of this parameter
 
 
 class Optimizer:
@@ -37,7 +53,14 @@ class Optimizer:
 
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
 
-    def __init__(self, params, **options):
+    lr: float
+    initial_lr: float
+    weight_decay: float
+    steps: int
+    kept: dict[str, list[Any]]
+    update: Callable[..., None]  # of a parameter and its arrays, in place: what a subclass writes
+
+    def __init__(self, params: Params, **options: Any):
         name, self.options = type(self).__name__, tuple(options)
         self.__dict__.update(options, initial_lr=number(name, "lr", options["lr"], 0), steps=0, kept={})
         self.groups = groups(name, params)
@@ -45,15 +68,17 @@ class Optimizer:
         self.counts = [0] * len(self.params)
         self.settings()
 
-    def __getattr__(self, name):
-        instead = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else ""
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
+    if not TYPE_CHECKING:  # a checker would take any name to be there
 
-    def check(self, options):
+        def __getattr__(self, name):
+            instead = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
+
+    def check(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options as a step takes them; an error names the one that is wrong."""
         return options | {key: number(type(self).__name__, key, options[key], 0) for key in ("lr", "weight_decay")}
 
-    def settings(self):
+    def settings(self) -> list[dict[str, Any]]:
         """The options that the next step takes for each parameter, as a list of dicts."""
         name, common, found = type(self).__name__, {key: getattr(self, key) for key in self.options}, []
         lr, initial = self.check(common)["lr"], self.initial_lr
@@ -72,11 +97,11 @@ class Optimizer:
             found += [options if getattr(p, "decay", True) else spared for p in group["params"]]
         return found
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         for p in self.params:
             p.grad = None
 
-    def step(self):
+    def step(self) -> None:
         """Update, in place, every parameter that requires a gradient and has one.
 
         Raises ValueError or TypeError, before anything has changed, for options that are none, and for parameters that
@@ -90,16 +115,18 @@ class Optimizer:
         updates = []
         for i, arrays in zip(chosen, kept, strict=True):
             p, self.counts[i] = self.params[i], self.counts[i] + 1
-            updates.append((p.data, p.grad, settings[i] | {"step": self.counts[i]}, *arrays))
-        kernel = kernels.pick(self, [array for w, gw, _, *kept in updates for array in (w, gw, *kept)])
-        if kernel:
-            kernel.step(self, updates)
-        else:
-            for w, gw, options, *kept in updates:
-                with backend.on(backend.device_of(w)):
-                    self.update(w, gw, *kept, **options)
+            updates.append(Update(p.data, p.grad, arrays, settings[i] | {"step": self.counts[i]}))
+        if updates:
+            kernel = dispatch.kernel_of(self, updates, backend.device_of(updates[0].w).kind) or type(self)
+            kernel.apply(self, updates)
 
-    def check_parameters(self, chosen):
+    def apply(self, updates: list[Update]) -> None:
+        """Update every parameter of a step, given as a list of :class:`Update`."""
+        for w, gw, kept, options in updates:
+            with backend.on(backend.device_of(w)):
+                self.update(w, gw, *kept, **options)
+
+    def check_parameters(self, chosen: list[int]) -> None:
         """Refuse parameters, given by their places, that cannot be updated in place, each by itself."""
         for i in chosen:
             p, where = self.params[i], f"{type(self).__name__}: parameter {i}"
@@ -116,7 +143,7 @@ class Optimizer:
                 "assigning one Parameter to both modules"
             )
 
-    def array(self, slot, i):
+    def array(self, slot: str, i: int) -> Array:
         """The kept array of parameter i: zeros when first asked for, and moved and converted along with it."""
         row, w = self.kept.setdefault(slot, [None] * len(self.params)), self.params[i].data
         home, kept = backend.device_of(w), row[i]
@@ -126,13 +153,13 @@ class Optimizer:
                 row[i] = new.astype(w.dtype, copy=False)
         return row[i]
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Arrays ("velocity.0" …) and numbers that make the next step what it would have been."""
         arrays = {f"{s}.{i}": a for s, kept in self.kept.items() for i, a in enumerate(kept) if a is not None}
         numbers = {"steps": self.steps, "lr": float(self.lr), "initial_lr": self.initial_lr}
         return arrays | numbers | {"counts": list(self.counts)}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; checked before anything is changed.
 
         Older states have one count: it becomes that of every parameter for which there are arrays.
@@ -178,21 +205,29 @@ class SGD(Optimizer):
     Equal to the paper's Caffe2 form, which keeps :math:`\eta v` and rescales it when :math:`\eta` changes.
     """
 
-    def __init__(self, params, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+    momentum: float
+    nesterov: bool
+
+    def __init__(
+        self, params: Params, lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    ):
         super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
     @property
-    def slots(self):
+    def slots(self) -> tuple[str, ...]:  # type: ignore[override]
         """The velocity, of all parameters if one has momentum."""
         return ("velocity",) if self.momentum or any(group.get("momentum") for group in self.groups) else ()
 
-    def check(self, options):
+    def check(self, options: dict[str, Any]) -> dict[str, Any]:
         options = super().check(options) | {"momentum": number("SGD", "momentum", options["momentum"], 0, 1)}
         if choice("SGD", "nesterov", options["nesterov"], (True, False)) and not options["momentum"]:
             raise ValueError("SGD: nesterov needs a momentum above 0")
         return options
 
-    def update(self, w, gw, v=None, *, lr, momentum, nesterov, weight_decay, step):
+    def update(
+        self, w: Array, gw: Array, v: Array | None = None, *, lr: float, momentum: float, nesterov: bool,
+        weight_decay: float, step: int,
+    ) -> None:  # fmt: skip
         d = gw + weight_decay * w if weight_decay else gw
         if v is not None:
             v *= momentum
@@ -212,10 +247,16 @@ class AdamW(Optimizer):
 
     slots = ("first", "second")
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+    betas: tuple[float, float]
+    eps: float
+
+    def __init__(
+        self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):  # fmt: skip
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def check(self, options):
+    def check(self, options: dict[str, Any]) -> dict[str, Any]:
         betas = options["betas"]
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise TypeError(f"AdamW: betas must be two numbers, got {betas!r}")
@@ -224,7 +265,10 @@ class AdamW(Optimizer):
             raise ValueError(f"AdamW: betas must be below 1, got {betas}")
         return super().check(options) | {"betas": betas, "eps": number("AdamW", "eps", options["eps"], 0)}
 
-    def update(self, w, gw, m, v, *, lr, betas, eps, weight_decay, step):
+    def update(
+        self, w: Array, gw: Array, m: Array, v: Array, *, lr: float, betas: tuple[float, float], eps: float,
+        weight_decay: float, step: int,
+    ) -> None:  # fmt: skip
         xp, (b1, b2) = backend.namespace("AdamW", w, gw), betas
         m *= b1
         m += (1 - b1) * gw
@@ -234,7 +278,7 @@ class AdamW(Optimizer):
         w -= lr / (1 - b1**step) * m / (xp.sqrt(v) / math.sqrt(1 - b2**step) + eps)
 
 
-def clip_grad_norm(params, max_norm):
+def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> np.float64 | Array:
     """Scale all gradients down together so that their joint Euclidean norm is at most `max_norm`.
 
     `params` are Tensors as an optimiser takes them, or one. Returns the norm before, in float64: NumPy's scalar, or on
@@ -247,7 +291,7 @@ def clip_grad_norm(params, max_norm):
     params = [p for p in tensors("clip_grad_norm", params) if p.grad is not None]
     if not params:
         return np.float64(0)
-    grads = [p.grad for p in params]
+    grads: list[Any] = [p.grad for p in params]
     xp = backend.namespace("clip_grad_norm", *grads)
     with backend.on(params[0].device):
         norm = _norm(xp, grads)
@@ -255,8 +299,8 @@ def clip_grad_norm(params, max_norm):
             return norm
         scale = xp.fmin(max_norm / norm, 1)  # of 1 and NaN (0 / 0, or from a gradient) the smaller is 1
         scale = xp.where(norm < math.inf, scale, 1)
-        for p in params:
-            p.grad = xp.asarray(p.grad * scale.astype(p.grad.dtype))  # of 0-d arrays NumPy makes scalars
+        for p, g in zip(params, grads, strict=True):
+            p.grad = xp.asarray(g * scale.astype(g.dtype))  # of 0-d arrays NumPy makes scalars
     return norm
 
 
@@ -270,21 +314,21 @@ def _norm(xp, grads):
     return unit * xp.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grads))
 
 
-def step_schedule(lr, milestones, gamma=0.1):
+def step_schedule(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> Schedule:
     """step -> rate: times `gamma` at each milestone. The paper: lr 0.01, milestones 150k and 300k of 400k."""
     lr, gamma = number("step_schedule", "lr", lr, 0), number("step_schedule", "gamma", gamma, 0)
     milestones = sorted(count("step_schedule", "milestones", m, 0) for m in milestones)
     return lambda step: lr * gamma ** sum(step >= m for m in milestones)
 
 
-def cosine_schedule(lr, total, final=0.0):
+def cosine_schedule(lr: float, total: int, final: float = 0.0) -> Schedule:
     """step -> rate: half a cosine from lr at step 0 to `final` at step `total` and after."""
     lr, final = number("cosine_schedule", "lr", lr, 0), number("cosine_schedule", "final", final, 0)
     total = count("cosine_schedule", "total", total)
     return lambda step: final + (lr - final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
 
 
-def warm_up(schedule, steps, start=0.0):
+def warm_up(schedule: Schedule, steps: int, start: float = 0.0) -> Schedule:
     """A schedule whose first `steps` rise in a straight line from `start` times its own rate."""
     if not callable(schedule):
         raise TypeError(f"warm_up: schedule must be a function of the step, got {type(schedule).__name__}")

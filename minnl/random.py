@@ -1,4 +1,4 @@
-"""The one source of chance: a host generator, seeded once, whose state a checkpoint can hold.
+"""The single source of random numbers: a generator on the host, seeded once, whose state a checkpoint can hold.
 
 Initialisers and dropout draw from :func:`generator`. Nothing is drawn on the GPU: CuPy's generators cannot be
 saved, so masks are computed there from integers drawn here (see ops/dropout.py), and a run gives the same bits on
@@ -16,7 +16,7 @@ _generator = None  # made when first asked for: numpy.random takes a while to lo
 _replaying = threading.local()
 
 
-def manual_seed(seed):
+def manual_seed(seed: int) -> None:
     """Start the generator anew from an int (0 or more); the same seed gives the same run."""
     global _generator
     _generator = np.random.default_rng(checks.count("manual_seed", "seed", seed, 0))

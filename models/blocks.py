@@ -1,11 +1,18 @@
-"""What video networks are built from: convolution + norm, residual blocks, stages with non-local blocks in them."""
+"""Building blocks of video networks: convolution + norm, residual blocks, stages with non-local blocks."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from minnl import nn
+from minnl.backend import Array
 from minnl.checks import count
+from minnl.engine import Tensor
+
+Norm: TypeAlias = Literal["batch", "affine"]
 
 
 class ConvNorm(nn.Module):
@@ -15,14 +22,17 @@ class ConvNorm(nn.Module):
     from a trained batch norm (transfer.fold), and gamma, what a batch norm starts to learn from, does not reach them.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, relu=True, gamma=1.0, norm="batch"):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Sequence[int], stride: int | Sequence[int] = 1,
+        relu: bool = True, gamma: float = 1.0, norm: Norm = "batch",
+    ):  # fmt: skip
         super().__init__()
         padding = tuple(k // 2 for k in kernel_size)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.norm = nn.BatchNorm3d(out_channels, gamma=gamma) if norm == "batch" else nn.Affine(out_channels)
         self.relu = relu
 
-    def forward(self, x, residual=None):
+    def forward(self, x: Tensor | Array, residual: Tensor | Array | None = None) -> Tensor:
         return self.norm(self.conv(x), relu=self.relu or residual is not None, residual=residual)
 
 
@@ -34,19 +44,22 @@ class Residual(nn.Module):
     ones. With gamma = 1 a shallow network learns sooner from scratch.
     """
 
-    def __init__(self, branch, in_channels, out_channels, stride, norm="batch"):
+    def __init__(
+        self, branch: nn.Sequential, in_channels: int, out_channels: int, stride: Sequence[int], norm: Norm = "batch"
+    ):
         super().__init__()
         self.branch = branch
         same = in_channels == out_channels and tuple(stride) == (1, 1, 1)
         self.shortcut = None if same else ConvNorm(in_channels, out_channels, (1, 1, 1), stride, False, norm=norm)
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return self.branch(x, x if self.shortcut is None else self.shortcut(x))
 
 
 def bottleneck(
-    in_channels, out_channels, width, stride=(1, 1, 1), frames=1, middle_frames=1, gamma=0.0, norm="batch"
-):  # fmt: skip
+    in_channels: int, out_channels: int, width: int, stride: Sequence[int] = (1, 1, 1), frames: int = 1,
+    middle_frames: int = 1, gamma: float = 0.0, norm: Norm = "batch",
+) -> Residual:  # fmt: skip
     """kT x 1 x 1 to `width` channels, kT x 3 x 3 (with the stride), 1 x 1 x 1 to `out_channels`.
 
     `frames` and `middle_frames` are the two kT: 1 and 1 in C2D, 3 and 1 in I3D (3x1x1), 1 and 3 in I3D (3x3x3).
@@ -59,7 +72,10 @@ def bottleneck(
     return Residual(branch, in_channels, out_channels, stride, norm)
 
 
-def basic(in_channels, out_channels, stride=(1, 1, 1), frames=1, gamma=0.0, norm="batch"):
+def basic(
+    in_channels: int, out_channels: int, stride: Sequence[int] = (1, 1, 1), frames: int = 1, gamma: float = 0.0,
+    norm: Norm = "batch",
+) -> Residual:  # fmt: skip
     """Two convolutions of 3 x 3 in space, the first over `frames` frames and with the stride."""
     branch = nn.Sequential(
         a=ConvNorm(in_channels, out_channels, (frames, 3, 3), stride, norm=norm),
@@ -75,17 +91,17 @@ class ChunkedNonLocalBlock(nn.NonLocalBlock):
     nn.NonLocalBlock.
     """
 
-    def __init__(self, chunk, *arguments, **options):
+    def __init__(self, chunk: int, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self.chunk = count("ChunkedNonLocalBlock", "chunk", chunk)
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         n, t, *rest = x.shape
         if t % self.chunk:
             raise ValueError(f"ChunkedNonLocalBlock: chunk={self.chunk} must divide the frames of x, {t}")
         return super().forward(x.reshape(n * t // self.chunk, self.chunk, *rest)).reshape(x.shape)
 
-    def attention(self, x, positions):
+    def attention(self, x: Tensor | Array, positions: Sequence[Sequence[int]]) -> Array:
         """As nn.NonLocalBlock.attention; keys of other chunks weigh 0."""
         rows, frames = [], x.shape[1]
         for t, h, w in positions:
@@ -96,11 +112,11 @@ class ChunkedNonLocalBlock(nn.NonLocalBlock):
             rows.append(np.pad(own, ((0, 0), (0, 0), (start, frames - start - self.chunk), (0, 0), (0, 0))))
         return np.concatenate(rows, axis=1)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"{super().describe()}, chunk={self.chunk}"
 
 
-def stage(blocks, non_local=None):
+def stage(blocks: Iterable[nn.Module], non_local: dict[int, nn.Module] | None = None) -> nn.Sequential:
     """Residual blocks in a row, named res0, res1, …; `non_local[i]` follows block i, named nonlocal{i}."""
     non_local = non_local or {}
     named = {}

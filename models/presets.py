@@ -1,17 +1,18 @@
-"""The published networks by name, and the list of them that ``python -m minnl models`` prints."""
+"""The published networks by name, and the list that ``python -m minnl models`` prints."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from minnl import nn
 from models.config import Config
 from models.video_resnet import VideoResNet
 
-C2D = {}
-I3D = {"conv1_frames": 5, "inflate": "3x1x1"}
-I3D333 = {"conv1_frames": 5, "inflate": "3x3x3"}
-NETWORKS = {
+C2D: dict[str, Any] = {}
+I3D: dict[str, Any] = {"conv1_frames": 5, "inflate": "3x1x1"}
+I3D333: dict[str, Any] = {"conv1_frames": 5, "inflate": "3x3x3"}
+NETWORKS: dict[str, dict[str, Any]] = {
     "c2d_r18": C2D | {"depth": 18},
     "c2d_r34": C2D | {"depth": 34},
     "c2d_r50": C2D,
@@ -23,21 +24,21 @@ NETWORKS = {
     "i3d333_r50": I3D333,
     "i3d333_r101": I3D333 | {"depth": 101},
 }
-BLOCKS = {"r18": (1,), "r34": (5,), "r50": (1, 5, 10), "r101": (1, 5, 10)}
+NUMBERS = {"r18": (1,), "r34": (5,), "r50": (1, 5, 10), "r101": (1, 5, 10)}
 FAST = {"conv1_stride": 1, "pool1_frames": 1, "pool1_stride": 1}  # the layout of the released 8-frame networks
-LONG = {"norm": "affine", "chunks": {"res3": 4}}  # what makes clips of 128 frames fit
-LAYOUTS = {
+LONG = {"norm": "affine", "chunks": {"res3": 4}}  # makes clips of 128 frames fit into memory
+LAYOUTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "8x8": (FAST | {"frames": 8}, ("c2d_r50", "nl_c2d_r50_5", "i3d_r50", "nl_i3d_r50_5")),
     "128x1": (LONG | {"frames": 128}, ("c2d_r50", "i3d_r50", "nl_i3d_r50_5", "i3d_r101", "nl_i3d_r101_5")),
     "32x4": (FAST | LONG | {"frames": 32}, ("i3d_r50", "nl_i3d_r50_5")),
 }
 
 
-def presets():
-    """Name -> Config, put together from the parts of a name, such as nl_i3d_r50_5_8x8.
+def presets() -> dict[str, Config]:
+    """Name -> Config, composed from the words of a name, such as nl_i3d_r50_5_8x8.
 
     ====================  ======================================================================================
-    part                  meaning
+    word                  meaning
     ====================  ======================================================================================
     nl … 1, 5 or 10       with so many non-local blocks, embedded Gaussian
     c2d, i3d, i3d333      no taps along time in residual blocks; 3 x 1 x 1; 3 x 3 x 3
@@ -47,10 +48,10 @@ def presets():
     ====================  ======================================================================================
     """
     found = dict(NETWORKS)
-    for depth, numbers in BLOCKS.items():
-        for kind in ("c2d", "i3d"):
+    for depth, numbers in NUMBERS.items():
+        for base in ("c2d", "i3d"):
             for n in numbers:
-                found[f"nl_{kind}_{depth}_{n}"] = found[f"{kind}_{depth}"] | {"non_local": "embedded", "places": n}
+                found[f"nl_{base}_{depth}_{n}"] = found[f"{base}_{depth}"] | {"non_local": "embedded", "blocks": n}
     for layout, (options, names) in LAYOUTS.items():
         for name in names:
             found[f"{name}_{layout}"] = found[name] | options
@@ -60,32 +61,32 @@ def presets():
 PRESETS = presets()
 
 
-def config(name, **changes):
+def preset(name: str, **changes: Any) -> Config:
     """The Config of a preset with some fields changed.
 
     Raises ValueError for a name or a field that does not exist, naming those that do.
     """
     if name not in PRESETS:
-        raise ValueError(f"config: no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"preset: no network {name!r}; there are {', '.join(PRESETS)}")
     fields = [field.name for field in dataclasses.fields(Config)]
     for field in changes:
         if field not in fields:
-            raise ValueError(f"config: {name} has no option {field!r}; there are {', '.join(fields)}")
+            raise ValueError(f"preset: {name} has no option {field!r}; there are {', '.join(fields)}")
     return dataclasses.replace(PRESETS[name], **changes)
 
 
 def step(made):
-    """Frames from one of a clip to the next, where nothing else tells: 32x2, 8x8, 16x4, 4x16; 128x1, 32x4."""
+    """The step between the frames of a clip that goes with their number: 32x2, 8x8, 16x4, 4x16; 128x1, 32x4."""
     return max(1, (64 if made.norm == "batch" else 128) // made.frames)
 
 
-def build(name, **changes):
+def build(name: str, **changes: Any) -> VideoResNet:
     """The network of a preset with some fields of its Config changed, freshly initialised."""
-    return VideoResNet(config(name, **changes))
+    return VideoResNet(preset(name, **changes))
 
 
 def bill_of(made):
-    """The bill of a Config for one clip, from shapes alone, and the number of its parameters, affine ones included."""
+    """The bill of a Config for one clip, from shapes alone, and its number of parameters, affine layers included."""
     from minnl.study import bill
 
     with nn.init.skipped():
@@ -94,7 +95,7 @@ def bill_of(made):
 
 
 def table():
-    """Lines that list the presets with what they take."""
+    """Lines that list the presets with clip, parameters and multiply-adds."""
     lines = [f"{'name':<20} {'clip':<11} {'parameters':>11} {'multiply-adds':>14}"]
     for name, made in PRESETS.items():
         plan, parameters = bill_of(made)
@@ -107,4 +108,4 @@ def layers(name):
     """Lines that show a preset layer by layer."""
     from minnl.study import bill
 
-    return bill.table(bill_of(config(name))[0])
+    return bill.table(bill_of(preset(name))[0])

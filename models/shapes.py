@@ -1,16 +1,16 @@
-"""What the shapes of a network's arrays show of it: everything that decides how large it is."""
+"""The fields of Config that the shapes of a network's arrays show: all that decide how large it is."""
 
 from __future__ import annotations
 
 import re
 
-from models.config import BASIC, BLOCKS, STAGES
+from models.config import BASIC, RESIDUAL_BLOCKS, STAGES
 
 
-def seen(where, shapes):
-    """What the shapes of arrays show, under our names and in our layout: a dict of fields of Config.
+def shown_fields(where, shapes):
+    """The fields of Config that the shapes of arrays, under our names and in our layout, show.
 
-    ``non_local`` is a tuple of the kinds that have such arrays, or None without blocks.
+    ``non_local`` is a tuple of the instantiations that have such arrays, or None without blocks.
 
     Raises ValueError, naming what is missing, for arrays that are not those of a C2D or I3D ResNet.
     """
@@ -24,12 +24,11 @@ def seen(where, shapes):
     frames, _, _, in_channels, width = shapes["conv1.conv.weight"]
     bottleneck = "res2.res0.branch.c.conv.weight" in shapes
     counts = tuple(1 + max(indices(shapes, stage, "res"), default=-1) for stage in STAGES)
-    depth = next((d for d, n in BLOCKS.items() if n == counts and (d in BASIC) != bottleneck), None)
+    depth = next((d for d, n in RESIDUAL_BLOCKS.items() if n == counts and (d in BASIC) != bottleneck), None)
     if depth is None:
-        known = ", ".join(f"{n} (depth {d})" for d, n in BLOCKS.items())
+        known = ", ".join(f"{n} (depth {d})" for d, n in RESIDUAL_BLOCKS.items())
         raise ValueError(f"{where}: its stages have {counts} residual blocks, no network here has; known are {known}")
     inflate, inflated = inflation(where, shapes)
-    kinds = non_local_kinds(where, shapes)
     return {
         "depth": depth,
         "width": width,
@@ -39,14 +38,14 @@ def seen(where, shapes):
         "conv1_frames": frames,
         "inflate": inflate,
         "inflated": inflated,
-        "non_local": kinds,
-        "places": {s: tuple(indices(shapes, s, "nonlocal")) for s in STAGES if indices(shapes, s, "nonlocal")},
+        "non_local": instantiations(shapes),
+        "blocks": {s: tuple(indices(shapes, s, "nonlocal")) for s in STAGES if indices(shapes, s, "nonlocal")},
     }
 
 
-def indices(shapes, stage, part):
+def indices(shapes, stage, block):
     """Numbers of the residual ("res") or non-local blocks of a stage."""
-    found = (re.match(rf"{stage}\.{part}(\d+)\.", name) for name in shapes)
+    found = (re.match(rf"{stage}\.{block}(\d+)\.", name) for name in shapes)
     return sorted({int(match[1]) for match in found if match})
 
 
@@ -61,17 +60,17 @@ def inflation(where, shapes):
     if len(ways) > 1:
         raise ValueError(f"{where}: some of its blocks are inflated 3x1x1 and some 3x3x3, no network here is")
     for way, found in ways.items():
-        return way, {stage: tuple(sorted(places)) for stage, places in found.items()}
+        return way, {stage: tuple(sorted(indices)) for stage, indices in found.items()}
     return None, None
 
 
-def non_local_kinds(where, shapes):
+def instantiations(shapes):
     """The instantiations that have such arrays: with the same ones dot product and embedded Gaussian differ."""
-    parts = {match[1] for name in shapes if (match := re.search(r"\.nonlocal\d+\.(\w+)", name))}
-    if not parts:
+    layers = {match[1] for name in shapes if (match := re.search(r"\.nonlocal\d+\.(\w+)", name))}
+    if not layers:
         return None
-    if "w_f" in parts:
+    if "w_f" in layers:
         return ("concat",)
-    if "theta" in parts or "phi" in parts:
+    if "theta" in layers or "phi" in layers:
         return ("embedded", "dot")
     return ("gaussian",)

@@ -1,4 +1,4 @@
-"""From one trained network to the next: inflation, folding of batch norm, other classes, frozen parts.
+"""From one trained network to the next: inflation, folding of batch norm, other classes, frozen modules.
 
 States are those of ``state_dict``: name -> array. Formulas and examples: docs/models.md.
 """
@@ -8,27 +8,28 @@ from __future__ import annotations
 import numpy as np
 
 from minnl import backend, nn
+from minnl.backend import Array
 from minnl.checks import clean
 
 CLASSIFIER = "head.classify."
 
 
-def start(model, state):
+def start(model: nn.Module, state: dict[str, Array]) -> list[str]:
     """Load the state of a trained network into a model that goes on from there.
 
-    Kernels are inflated where the model's look along time; batch norms are folded if it has affine layers instead.
-    Non-local blocks that the state does not have stay as they are, and so does the classifier if the state has none
-    or one for other classes.
+    Kernels are inflated where those of the model have taps along time. Batch norms are folded if the model has affine
+    layers. Non-local blocks that the state lacks stay as they are, and so does the classifier if the state has none or
+    one for other classes.
 
     Returns
     -------
     list of str
-        Names of what stays as it is.
+        Names of the arrays that stay as they are.
 
     Raises
     ------
     ValueError
-        Listing everything else that is missing or does not fit; nothing is changed then.
+        For anything else that is missing or does not fit; the message lists it, and nothing is changed.
     """
     mine = model.state_dict()
     state = inflate(state, mine)
@@ -44,19 +45,19 @@ def start(model, state):
     return list(kept)
 
 
-def inflate(state, target):
-    """The state of a 2D network as that of one with the same names and kernels that look along time.
+def inflate(state: dict[str, Array], target: dict[str, Array]) -> dict[str, Array]:
+    """The state of a 2D network as that of a network with the same names whose kernels have taps along time.
 
     .. math:: w^{3D}_{k} = w^{2D} / t, \\qquad k = 0 \\ldots t - 1
 
     A kernel of shape (1, kH, kW, C, K), or (kH, kW, C, K) of an image network, is repeated t times and divided by t, if
-    the target's array of that name has t taps. On a video that stands still the network then computes what it did on a
-    frame, except near both ends of the clip, where the zeros of the padding lack their share.
+    the target's array of that name has t taps. On a clip of equal frames the network then computes what the 2D network
+    computes on a frame, except near both ends of the clip, where the padding adds zeros.
 
     Parameters
     ----------
     state, target : dict of name -> array
-        Of the target only shapes are read. Names that it does not have, and other arrays, pass as they are.
+        Only shapes of the target are read. Arrays whose names it lacks, and all others, pass unaltered.
     """
     inflated = {}
     for name, array in state.items():
@@ -70,15 +71,15 @@ def inflate(state, target):
     return inflated
 
 
-def fold(state, eps=1e-5):
+def fold(state: dict[str, Array], eps: float = 1e-5) -> dict[str, Array]:
     """A state with batch norms as that of the same network with affine layers (norm="affine").
 
     .. math:: \\mathrm{scale} = \\gamma / \\sqrt{v + \\epsilon}, \\qquad \\mathrm{shift} = \\beta - m\\,\\mathrm{scale}
 
-    Such a network has non-local blocks without norm, so theirs is folded into W_z: its weight times scale, its bias
+    That network has non-local blocks without norm, so the norm of a block is folded into W_z: weight times scale, bias
     times scale plus shift.
 
-    Raises ValueError for a batch norm that is not whole.
+    Raises ValueError for a batch norm that lacks an array.
     """
     folded = dict(state)
     for name in state:
@@ -101,31 +102,31 @@ def fold(state, eps=1e-5):
     return folded
 
 
-def freeze(model, *parts):
-    """Parts of a model, named by their paths, learn no more, batch norms in them included: see :func:`freeze_norms`."""
+def freeze(model: nn.Module, *paths: str) -> None:
+    """Stop learning in modules of a model, named by their paths, batch norms included: see :func:`freeze_norms`."""
     modules = dict(model.named_modules())
-    for part in parts:
-        if part not in modules:
+    for path in paths:
+        if path not in modules:
             raise ValueError(
-                f"freeze: {type(model).__name__} has no part {part!r}; there are {', '.join(model._modules)}"
+                f"freeze: {type(model).__name__} has no module {path!r}; there are {', '.join(model._modules)}"
             )
-    for part in parts:
-        freeze_norms(modules[part])
-        for p in modules[part].parameters():
+    for path in paths:
+        freeze_norms(modules[path])
+        for p in modules[path].parameters():
             p.requires_grad = False
 
 
-def freeze_norms(model):
-    """All batch norms normalise with their running statistics from now on, in every mode, and learn nothing.
+def freeze_norms(model: nn.Module) -> None:
+    """Have all batch norms normalise with their running statistics from now on, in every mode, and learn nothing.
 
-    Raises ValueError for one whose gamma is all 0, as it starts in non-local blocks and at the end of residual ones: it
-    would keep what it ends at 0 for good.
+    Raises ValueError for a norm whose gamma is all 0, as it starts in non-local blocks and at the end of residual
+    branches: the output of that block or branch would stay 0.
     """
     norms = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.BatchNorm3d)]
     for path, norm in norms:
         if not backend.to_host(norm.weight.data).any():
             raise ValueError(
-                f"freeze_norms: gamma of {path or 'the norm'} is 0 and would stay so, and with it all that it ends; "
+                f"freeze_norms: gamma of {path or 'the norm'} is 0 and would stay so, with the output of its block; "
                 'load trained weights first, or build with norm="affine", whose new non-local blocks have no norm'
             )
     for _, norm in norms:

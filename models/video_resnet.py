@@ -1,11 +1,13 @@
-"""C2D and I3D: a ResNet over video, of any depth, with non-local blocks where one wants them. See docs/models.md."""
+"""C2D and I3D: a ResNet over video, of several depths, with non-local blocks anywhere. See docs/models.md."""
 
 from __future__ import annotations
 
 from minnl import functional as F
 from minnl import nn
+from minnl.backend import Array
+from minnl.engine import Tensor
 from models import blocks
-from models.config import BASIC, BLOCKS, STAGES
+from models.config import BASIC, RESIDUAL_BLOCKS, STAGES, Config
 
 
 class VideoResNet(nn.Module):
@@ -26,14 +28,14 @@ class VideoResNet(nn.Module):
     head    mean over all positions, dropout, linear     1 x 1 x 1               2048, classes
     ======  ===========================================  ======================  ======================
 
-    A non-local block stands behind the residual block whose number it has: res4.nonlocal4 behind res4.res4.
+    A non-local block has the number of the residual block that it follows: res4.nonlocal4 follows res4.res4.
 
     Parameters
     ----------
     config : models.Config
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         self.config = c = config
         self.conv1 = blocks.ConvNorm(
@@ -51,33 +53,33 @@ class VideoResNet(nn.Module):
             pool=nn.GlobalAvgPool3d(), dropout=nn.Dropout(c.dropout), classify=nn.Linear(channels, c.classes)
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return self.head(self.features(x))
 
-    def features(self, x):
-        """What res5 makes of x: (N, T', H', W', channels)."""
+    def features(self, x: Tensor | Array) -> Tensor:
+        """The output of res5: (N, T', H', W', channels)."""
         if x.ndim == 5:  # anything else is refused by conv1, which names it
             self.config.sizes(*x.shape[1:4])
         x = self.res2(self.pool1(self.conv1(x)))
         x = x if self.pool2 is None else self.pool2(x)
         return self.res5(self.res4(self.res3(x)))
 
-    def positions(self, x):
+    def positions(self, x: Tensor | Array) -> Tensor:
         """Logits at every position of the last map, for frames larger than those of training: (N, H', W', classes).
 
-        The mean is taken over all frames and a window as large as the whole map of a training clip (7 x 7), which
-        slides in steps of 1: 2 x 2 positions for 256 x 256. Where the map is smaller, so is the window.
+        The mean is taken over all frames and over a window as large as the map of a training clip (7 x 7), which slides
+        in steps of 1: 2 x 2 positions for 256 x 256. If the map is smaller, so is the window.
         """
         y = self.features(x)
         _, height, width = self.config.sizes()["res5"]
         y = F.avg_pool3d(y, (y.shape[1], min(height, y.shape[2]), min(width, y.shape[3])), stride=1)
         return self.head.classify(self.head.dropout(y.reshape(y.shape[0], *y.shape[2:])))
 
-    def probabilities(self, x):
-        """Softmax at every position, then their mean: (N, classes). This is how the published networks are tested."""
+    def probabilities(self, x: Tensor | Array) -> Tensor:
+        """The mean of the softmax at every position: (N, classes). The published networks are tested this way."""
         return F.softmax(self.positions(x)).mean(axis=(1, 2))
 
-    def describe(self):
+    def describe(self) -> str:
         c = self.config
         return f"depth={c.depth}, inflate={c.inflate}, non_local={c.non_local}, frames={c.frames}, size={c.size}"
 
@@ -87,7 +89,7 @@ def stage(config, name, channels, width):
     out, inflated = width * config.expansion, config.inflated_blocks(name)
     stride = (1, 1, 1) if name == "res2" else (1, 2, 2)
     made = []
-    for i in range(BLOCKS[config.depth][STAGES.index(name)]):
+    for i in range(RESIDUAL_BLOCKS[config.depth][STAGES.index(name)]):
         made.append(residual(config, channels, out, width, (1, 1, 1) if i else stride, i in inflated))
         channels = out
     return blocks.stage(made, {i: non_local(config, name, out) for i in config.non_local_blocks(name)})

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from minnl.kernels import cuda
-from minnl.kernels.cuda.source import FLOATS, FOLDER, OPTIONS, Source
+from minnl.kernels.runtime.cuda import FLOATS, FOLDER, OPTIONS, Source
 
 
 def sources():

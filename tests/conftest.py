@@ -5,7 +5,7 @@ Where CI runs the tests of the GPU (MINNL_CI=gpu) there is one, and want of it i
 Elsewhere a test that finds no PyTorch or no PyAV skips, and that is right. In CI these are installed, and a comparison
 with PyTorch that quietly does not run is a failure.
 
-All tests run with poisoned memory (docs/kernels/memory.md), their subprocesses too; with MINNL_POISON=0 they do not.
+All tests run with poisoned memory (docs/kernels/runtime.md), their subprocesses too; with MINNL_POISON=0 they do not.
 """
 
 import os

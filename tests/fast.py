@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 import minnl
-from minnl import Tensor, backend, kernels
-from minnl.kernels.cpu import gemm, panels
+from minnl import Tensor, backend, dispatch
+from minnl.kernels.runtime import matmul as gemm
+from minnl.kernels.runtime import panels
 
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(autouse=True)
 def as_before():
-    count, mode = backend.threads(), kernels.mode()
+    count, mode = backend.threads(), dispatch.mode()
     yield
     minnl.set_threads(count)
     minnl.use_kernels(mode)
@@ -44,14 +45,14 @@ def arrays(*shapes, seed=0):
 
 def outcome(fn, inputs, mode, dtype=np.float32, seed=1):
     """Output and gradients of fn, its output weighted at random; and whether a kernel ran."""
-    picked, pick = [], kernels.pick
+    picked, pick = [], dispatch.kernel_of
 
-    def watched(op, given):
-        kernel = pick(op, given)
+    def watched(op, given, *device):
+        kernel = pick(op, given, *device)
         picked.append(kernel)
         return kernel
 
-    with minnl.use_kernels(mode), mock.patch.object(kernels, "pick", watched):
+    with minnl.use_kernels(mode), mock.patch.object(dispatch, "kernel_of", watched):
         leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in inputs]
         y = fn(*leaves)
         y.backward(np.random.default_rng(seed).normal(size=y.shape).astype(dtype))

@@ -1,7 +1,7 @@
 """Hard float32 inputs, and a judge who compares errors on them: of a body of minnl's, and of PyTorch's in float32.
 
-How to use it: a module ``tests/test_hard_*.py`` has a list `SUBJECTS`, and a test that calls ``check(subject, mode)``
-for each of them and of its modes::
+How to use it: a module ``tests/kernels/test_hard_*.py`` has a list `SUBJECTS`, and a test that calls
+``check(subject, mode)`` for each of them and of its modes::
 
     def softmax(rng):
         return Trial([hard(rng, (4, 9))], F.softmax, lambda x: torch.softmax(x, -1), over=[(-1,), (-1,)])
@@ -29,13 +29,13 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minnl
 from minnl import Tensor, backend
+from tests import ROOT
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).smallest_subnormal)
@@ -252,10 +252,19 @@ def check(subject, mode, trials=TRIALS, device=None):
     )
 
 
+def pairs(subjects):
+    """Each subject with each of its modes, for parametrize."""
+    return [
+        pytest.param(s, mode, id=f"{s.name}-{mode}", marks=[pytest.mark.torch] if mode == "textbook" else [])
+        for s in subjects
+        for mode in s.modes
+    ]
+
+
 def subjects():
     """Those of all test modules."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("test_hard_*.py"))
-    return [subject for name in names for subject in importlib.import_module(f"tests.{name}").SUBJECTS]
+    names = sorted(path.stem for path in (ROOT / "tests/kernels").glob("test_hard_*.py"))
+    return [subject for name in names for subject in importlib.import_module(f"tests.kernels.{name}").SUBJECTS]
 
 
 def main():

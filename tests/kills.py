@@ -30,9 +30,9 @@ import matplotlib.figure  # noqa: F401 (imported once, for all forks)
 import numpy as np
 
 import train
-from minnl import checkpoint, training
-from minnl.run_folder import RunFolder
 from minnl.study import pictures
+from minnl.training import checkpoint, loop
+from minnl.training.run_folder import RunFolder
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 # Where a kill begins: an object and its function, how often a run calls it, and the most seconds until the signal.
@@ -40,7 +40,7 @@ PLACES = {
     "a save": (checkpoint, "_write_temporary", 4, 0.01),
     "a rename": (os, "replace", 4, 0.001),
     "a sync of the folder": (checkpoint, "sync_folder", 4, 0.001),
-    "evaluation": (training, "evaluate", 2, 0.03),
+    "evaluation": (loop, "evaluate", 2, 0.03),
     "a line of the log": (RunFolder, "log", 3, 0.001),
     "the start": (RunFolder, "__enter__", 2, 0.01),
     "the end": (RunFolder, "__exit__", 2, 0.001),
@@ -67,7 +67,7 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    training.LOG_EVERY = 1
+    loop.LOG_EVERY = 1
     began = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="minnl-kills-"))
     driver = Driver(work, random.Random(args.seed), args.kills)
@@ -145,8 +145,8 @@ def prepare(place, call, seconds, number):
 
 
 class Driver:
-    def __init__(self, work, chance, kills):
-        self.work, self.chance, self.wanted = work, chance, kills
+    def __init__(self, work, rng, kills):
+        self.work, self.rng, self.wanted = work, rng, kills
         self.kills, self.counts = collections.Counter(), collections.Counter()
         self.whole, self.seconds = {}, {}
 
@@ -163,19 +163,19 @@ class Driver:
             (run,) = (folder / "runs").iterdir()
             self.whole[kind] = state(run)
         while self.kills.total() < self.wanted:
-            self.round(self.chance.choice(list(RUNS)))
+            self.round(self.rng.choice(list(RUNS)))
 
     def begin(self, kind):
         own, runtime = RUNS[kind]
         return ("--data", str(self.work / "arrays"), *DATA, *own, *runtime)
 
     def plan(self, kind):
-        number = self.chance.choices(SIGNALS, (2, 1, 1))[0]
-        if self.chance.random() < 1 / 3:
-            return (None, 0, self.chance.uniform(0, 1.2 * self.seconds[kind]), number)
-        place = self.chance.choice(list(PLACES))
+        number = self.rng.choices(SIGNALS, (2, 1, 1))[0]
+        if self.rng.random() < 1 / 3:
+            return (None, 0, self.rng.uniform(0, 1.2 * self.seconds[kind]), number)
+        place = self.rng.choice(list(PLACES))
         *_, calls, most = PLACES[place]  # few calls: one that goes on has fewer to make
-        return (place, self.chance.randint(1, calls), self.chance.uniform(0, most), number)
+        return (place, self.rng.randint(1, calls), self.rng.uniform(0, most), number)
 
     def round(self, kind):
         """Begin runs together, kill them, and take each to its end."""
@@ -238,12 +238,12 @@ class Run:
 
     def go_on(self):
         """Processes that go on with it: one, and now and then a second that is to be refused."""
-        driver, chance = self.driver, self.driver.chance
+        driver, rng = self.driver, self.driver.rng
         plan = driver.plan(self.kind) if self.kills < 4 else None
         arguments = ("--resume", f"runs/{self.folder.name}", *RUNTIME, *RUNS[self.kind][1])
         place = self.folder.parent.parent
         self.process, self.second = Process(place, arguments, plan), None
-        if chance.random() < 0.2:
+        if rng.random() < 0.2:
             while not self.process.ended() and not holds(self.folder, self.process.pid):
                 time.sleep(0.001)
             self.second = Process(place, arguments)

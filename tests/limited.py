@@ -11,7 +11,7 @@ LONGEST = 10_000  # letters of a message
 SETUP = f"""
 import json, resource, sys, time
 import models, train
-from minnl import checkpoint
+from minnl.training import checkpoint
 from models import published
 resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""Sums over very many positions in float32: what tests/test_sums.py and tests/test_gpu_sums.py hold to one bound.
+"""Sums over very many positions in float32: engine/test_sums.py and gpu/test_sums.py hold them to one bound.
 
 The numbers are from 1000.03 to 1000.031: a running sum of a few hundred thousand or more rounds all of them down, to
 its spacing.

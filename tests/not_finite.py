@@ -1,7 +1,7 @@
 """NaN and infinity in each input and in the gradient that arrives, for ops that choose or have a fast body.
 
-What the textbook makes of them on NumPy is what every other body has to make of them: tests/test_not_finite.py and
-tests/test_gpu_not_finite.py.
+What the textbook makes of them on NumPy is what every other body has to make of them: tests/ops/test_not_finite.py and
+tests/gpu/test_not_finite.py.
 """
 
 from __future__ import annotations

@@ -5,17 +5,17 @@
 Two HTML comments mark what it cares for. ``<!-- source: minnl/ops/conv.py Conv3d.forward rows -->`` stands before a
 code block with the present source of those functions or classes. ``<!-- run -->`` stands before a code block that is
 run, the blocks of a page one after the other in one namespace; what it prints is in the ``text`` block below it.
-tests/test_docs.py fails where a page is not what this script would make of it.
+tests/project/test_docs.py fails where a page is not what this script would make of it.
 """
 
 import ast
 import contextlib
 import io
-import pathlib
 import re
 import textwrap
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 PAGES = sorted(ROOT.glob("docs/**/*.md"))
 SOURCE = re.compile(r"(?m)^<!-- source: (?P<path>\S+) (?P<names>.+) -->\n```python\n(?P<code>(?:.*\n)*?)```$")
 RUN = re.compile(

@@ -1,4 +1,4 @@
-"""The twin of every op in PyTorch, channels last in and out: what tests/test_parity.py compares with.
+"""The twin of every op in PyTorch, channels last in and out: what tests/ops/test_parity.py compares with.
 
 An op's twin takes the arguments of the op. A case that composes several ops has a twin of its own, under its full name;
 what is written with operators alone runs on PyTorch's tensors as it stands.

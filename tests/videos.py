@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-SHARED = pathlib.Path(os.environ.get("MINNL_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data"))
+from tests import ROOT
+
+SHARED = pathlib.Path(os.environ.get("MINNL_DATA", ROOT.parent / "shared" / "data"))
 
 
 def write_video(

@@ -16,8 +16,11 @@ A dataset is any object with
 clips of one video. User's page: docs/data.md.
 """
 
+from __future__ import annotations
+
 import os
 import warnings
+from typing import Any
 
 from minnl.data import transforms
 from minnl.data.arrays import ArrayClips, array_classes
@@ -47,7 +50,9 @@ __all__ = [
 ]
 
 
-def open_dataset(path, train, split=None, **options):
+def open_dataset(
+    path: str | os.PathLike[str], train: bool, split: str | None = None, **options: Any
+) -> VideoFolder | VideoCSV | ArrayClips:
     """Open whichever dataset lies at a path.
 
     ==============================================  ==================================

@@ -1,9 +1,9 @@
-"""Batches on the device that is to compute on them: on a GPU the next one travels while the one in hand computes.
+"""Batches on the device that computes: on a GPU the next batch is copied while the current one is computed.
 
-A launch on a GPU returns at once. So when the host asks for the next batch, the GPU is still at the one before, and
-has a while to go: in that while the loader's batch is copied, on a stream of its own, and the host goes on launching.
-Nothing is asked of the loader before the step that comes before has been launched, so its place in the data, which a
-checkpoint holds, is never ahead of what was trained.
+A launch on a GPU returns at once. When the host asks for the next batch, the GPU is still busy with the one before. In
+that time the loader's batch is copied on a stream of its own, and the host goes on launching. The loader is asked for
+a batch only after the step before has been launched, so its position in the data, which a checkpoint holds, is never
+ahead of the training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def batches(loader, device):
     Yields
     ------
     x : float32 array of shape (N, T, H, W, C) on the device
-        On a GPU it stands for one pass of the loop: the batch after the next is written to the same memory.
+        On a GPU it is valid for one pass of the loop: the batch after the next is written to the same memory.
     labels : int64 ndarray of shape (N,)
         On the host, where they are checked.
     """
@@ -29,46 +29,46 @@ def batches(loader, device):
         yield from loader
         return
     with backend.on(device):
-        berths = Berth(), Berth()  # one computes while the other loads
+        buffers = StagingBuffer(), StagingBuffer()  # one is read by the step while the other is filled
     try:
-        for (x, labels), berth in zip(loader, itertools.cycle(berths)):
+        for (x, labels), buffer in zip(loader, itertools.cycle(buffers)):
             with backend.on(device):
-                clips = berth.load(x)
+                clips = buffer.load(x)
             yield clips, labels
             with backend.on(device):
-                berth.used()
+                buffer.used()
     finally:
-        for berth in berths:
-            berth.wait()
+        for buffer in buffers:
+            buffer.wait()
 
 
-class Berth:
-    """Memory on the current GPU that batches are copied to, one after the other, through memory that a GPU can read.
+class StagingBuffer:
+    """Memory on the current GPU that batches are copied to, one after the other, from page-locked memory of the host.
 
-    Only from page-locked memory does the GPU copy by itself while both sides go on. Three hands then touch the two
-    buffers, and each waits for the one before it, the streams without the host:
+    A GPU copies from page-locked memory while host and kernels go on. Host, copy and step use the two arrays in turn,
+    and each waits for the one before it; copy and step wait on their streams, not on the host:
 
     ==========================  ============================  =======================================
-    who                         waits until                   which is
+    what                        waits until                   which is
     ==========================  ============================  =======================================
     the host, to write          the copy that read is done    `copied`, of the batch before the last
     the copy, to overwrite      the step that read is done    `free`, of the batch before the last
     the step, to read           the copy that wrote is done   `copied`
     ==========================  ============================  =======================================
 
-    The first is the only wait of the host. What it waits for came before a whole step that the GPU has yet to do, so
-    the GPU never idles for it; it keeps a quick host from running further ahead than that.
+    The first wait is the only one of the host. A whole step is queued behind the event that it waits for, so the GPU
+    never idles; the wait keeps a fast host from running further ahead.
     """
 
     def __init__(self):
         self.cupy = backend.load_cupy()
         cuda = self.cupy.cuda
-        self.stream = cuda.Stream(non_blocking=True)  # the plain kind waits for the default stream, which computes
+        self.stream = cuda.Stream(non_blocking=True)  # blocking, it would wait for the default stream, which computes
         self.copied, self.free = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
         self.host = self.there = np.empty(0, np.uint8)
 
     def load(self, x):
-        """Have a host array copied; returns where it will be, for the current stream to read."""
+        """Copy a host array; returns the array on the GPU, for the current stream to read."""
         self.wait()
         if x.nbytes > self.host.nbytes:
             self.host = np.frombuffer(self.cupy.cuda.alloc_pinned_memory(x.nbytes), np.uint8, x.nbytes)
@@ -83,7 +83,7 @@ class Berth:
         return there
 
     def used(self):
-        """All that reads the batch has been launched on the current stream."""
+        """Note that everything that reads the batch has been launched on the current stream."""
         self.free.record(self.cupy.cuda.get_current_stream())
 
     def wait(self):

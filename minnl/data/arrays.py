@@ -1,6 +1,10 @@
 """Datasets of clips stored as NumPy arrays: an .npz file, or a folder of .npy files."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -47,19 +51,19 @@ class ArrayClips(ClipDataset):
 
     def __init__(
         self,
-        path,
+        path: str | os.PathLike[str],
         *,
-        frames=None,
-        stride=1,
-        size=None,
-        classes=None,
-        short_side=None,
-        resize="crop",
-        train=False,
-        flip=True,
-        differences=False,
-        mean=transforms.MEAN,
-        deviation=transforms.DEVIATION,
+        frames: int | None = None,
+        stride: int | Literal["whole"] = 1,
+        size: int | Sequence[int] | None = None,
+        classes: Sequence[str] | None = None,
+        short_side: int | Sequence[int] | None = None,
+        resize: Literal["crop", "squash"] = "crop",
+        train: bool = False,
+        flip: bool = True,
+        differences: bool = False,
+        mean: float | Sequence[float] = transforms.MEAN,
+        deviation: float | Sequence[float] = transforms.DEVIATION,
     ):
         self.path = os.fspath(path)
         self.paths = [os.path.join(self.path, "clips.npy") if os.path.isdir(self.path) else self.path]
@@ -116,7 +120,7 @@ class ArrayClips(ClipDataset):
             deviation=deviation,
         )
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return f"{self.path}[{index}]"
 
     def _length(self, index):
@@ -149,7 +153,7 @@ def _holds_bytes(clip):
     return 64 < clip.max() <= 255 and clip.min() >= 0 and bool((clip == np.rint(clip)).all())
 
 
-def array_classes(path):
+def array_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Class names stored with arrays, as a tuple: ``classes``, or else the numbers from 0 to the largest label."""
     stored = _load(path, ("labels",))
     labels, classes = stored["labels"], stored.get("classes")

@@ -1,10 +1,15 @@
 """From a whole video to one clip: what the datasets of video files and of arrays share."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from minnl import checks
+from minnl.backend import Array
 from minnl.data import transforms
 from minnl.data.decoder import MOST_PIXELS
 
@@ -64,8 +69,10 @@ class ClipDataset:
     """
 
     def __init__(
-        self, classes, labels, *, frames, stride, size, short_side, resize, train, flip, differences, channels=3,
-        mean=transforms.MEAN, deviation=transforms.DEVIATION,
+        self, classes: Sequence[str], labels: Sequence[int], *, frames: int, stride: int | Literal["whole"],
+        size: int | Sequence[int], short_side: int | Sequence[int] | None, resize: Literal["crop", "squash"],
+        train: bool, flip: bool, differences: bool, channels: int = 3, mean: float | Sequence[float] = transforms.MEAN,
+        deviation: float | Sequence[float] = transforms.DEVIATION,
     ):  # fmt: skip
         where = type(self).__name__
         if isinstance(classes, str):
@@ -97,10 +104,10 @@ class ClipDataset:
         self.shape = (self.frames, *self.size, channels)
         self.normalization = _each(where, "mean", mean, channels), _each(where, "deviation", deviation, channels, 1e-6)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def clip(self, index, rng):
+    def clip(self, index: int, rng: np.random.Generator) -> tuple[Array, int]:
         """One clip of video `index`.
 
         Parameters
@@ -132,7 +139,7 @@ class ClipDataset:
             video = transforms.horizontal_flip(video)
         return self.finished(video), self.labels[index]
 
-    def even_clips(self, index, clips):
+    def even_clips(self, index: int, clips: int) -> tuple[Array, Array]:
         """The frames of clips that start evenly over video `index`, for `data.Views`: scaled as for evaluation.
 
         Returns
@@ -186,21 +193,21 @@ class ClipDataset:
     def _scaled(self, video, short_side):
         return transforms.resize(video, self._scaled_size(*video.shape[1:3], short_side))
 
-    def finished(self, video):
+    def finished(self, video: Array) -> Array:
         """Cut frames as the network gets them: normalized, and differences taken if that is asked for."""
         video = transforms.normalize(video, *self.normalization) if video.dtype == np.uint8 else video
         video = transforms.differences(video) if self.differences else video
         return np.ascontiguousarray(video)
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         """What to call video `index` in reports."""
         raise NotImplementedError
 
-    def _length(self, index):
+    def _length(self, index: int) -> int:
         """Frames in video `index`."""
         raise NotImplementedError
 
-    def _read(self, index, positions, keep=True):
+    def _read(self, index: int, positions: Array, keep: bool = True) -> Array:
         """Frames at `positions`: uint8 or float32 of shape (len(positions), H, W, C).
 
         `keep` tells that the video will be asked for again, so that it may be worth the memory to have it at hand.

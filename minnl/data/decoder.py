@@ -46,7 +46,7 @@ class VideoError(ValueError):
     path, reason : str
     """
 
-    def __init__(self, path, reason):
+    def __init__(self, path: str | os.PathLike[str], reason: str):
         super().__init__(path, reason)
         self.path, self.reason = os.fspath(path), reason
 

@@ -1,8 +1,12 @@
 """Datasets of video files: a folder for each class, or a list in a CSV file."""
 
+from __future__ import annotations
+
 import csv
 import os
 import threading
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from minnl import checks
 from minnl.data import transforms
@@ -38,22 +42,22 @@ class VideoFiles(ClipDataset):
 
     def __init__(
         self,
-        paths,
-        labels,
-        classes,
+        paths: Sequence[str | os.PathLike[str]],
+        labels: Sequence[int],
+        classes: Sequence[str],
         *,
-        frames=16,
-        stride=2,
-        size=112,
-        short_side=None,
-        resize="crop",
-        train=False,
-        flip=True,
-        differences=False,
-        rate=None,
-        cache_bytes=2**30,
-        mean=transforms.MEAN,
-        deviation=transforms.DEVIATION,
+        frames: int = 16,
+        stride: int | Literal["whole"] = 2,
+        size: int | Sequence[int] = 112,
+        short_side: int | Sequence[int] | None = None,
+        resize: Literal["crop", "squash"] = "crop",
+        train: bool = False,
+        flip: bool = True,
+        differences: bool = False,
+        rate: float | None = None,
+        cache_bytes: int = 2**30,
+        mean: float | Sequence[float] = transforms.MEAN,
+        deviation: float | Sequence[float] = transforms.DEVIATION,
     ):
         super().__init__(
             classes,
@@ -76,7 +80,7 @@ class VideoFiles(ClipDataset):
         self._room = checks.count(type(self).__name__, "cache_bytes", cache_bytes, 0)
         self._cache, self._known, self._lock = {}, {}, threading.Lock()
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return self.paths[index]
 
     def _length(self, index):
@@ -147,7 +151,7 @@ class VideoFolder(VideoFiles):
         For a split that is missing or empty, or classes in it that ``train`` does not have.
     """
 
-    def __init__(self, root, split="train", **options):
+    def __init__(self, root: str | os.PathLike[str], split: str = "train", **options: Any):
         root = os.fspath(root)
         folder = os.path.join(root, split)
         if not os.path.isdir(folder):
@@ -208,7 +212,13 @@ class VideoCSV(VideoFiles):
         among the classes.
     """
 
-    def __init__(self, path, split=None, classes=None, **options):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str | None = None,
+        classes: Sequence[str] | None = None,
+        **options: Any,
+    ):
         path = os.fspath(path)
         rows = _csv_rows(path, split)
         if classes is None:
@@ -233,7 +243,7 @@ class VideoCSV(VideoFiles):
         say_repeated(self)
 
 
-def one_video(path, classes, **options):
+def one_video(path: str | os.PathLike[str], classes: Sequence[str], **options: Any) -> VideoFiles:
     """A dataset of a single video file, to be classified: for `views`. Its label, 0, means nothing.
 
     Parameters

@@ -1,13 +1,28 @@
 """Batches from a dataset, in order, the same bits each time, made by threads ahead of their use."""
 
+from __future__ import annotations
+
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from minnl import checks
+from minnl.backend import Array
 from minnl.data.decoder import VideoError, shown
+
+
+class Dataset(Protocol):
+    """What a Loader goes through; :mod:`minnl.data` tells more."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def clip(self, index: int, rng: np.random.Generator, /) -> tuple[Array, int]: ...
+    def name(self, index: int, /) -> str: ...
 
 
 class Loader:
@@ -59,8 +74,9 @@ class Loader:
     """
 
     def __init__(
-        self, dataset, batch_size, shuffle=False, seed=0, workers=0, drop_last=False, prefetch=2, on_error="skip"
-    ):
+        self, dataset: Dataset, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0,
+        drop_last: bool = False, prefetch: int = 2, on_error: Literal["skip", "error"] = "skip",
+    ):  # fmt: skip
         self.dataset = dataset
         self.batch_size = checks.count("Loader", "batch_size", batch_size, 1)
         self.shuffle = bool(shuffle)
@@ -69,8 +85,9 @@ class Loader:
         self.drop_last = bool(drop_last)
         self.prefetch = checks.count("Loader", "prefetch", prefetch, 1)
         self.on_error = checks.choice("Loader", "on_error", on_error, ("skip", "error"))
-        self.epoch, self.skipped = 0, []
-        self._reported = set()
+        self.epoch = 0
+        self.skipped: list[tuple[str, str]] = []
+        self._reported: set[int] = set()
         self._first, self._next = 0, 0
         if len(self) == 0:
             raise ValueError(
@@ -78,22 +95,22 @@ class Loader:
                 + (" with drop_last=True" if drop_last else "")
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches in an epoch."""
         full, rest = divmod(len(self.dataset), self.batch_size)
         return full + (1 if rest and not self.drop_last else 0)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Go to `epoch`, 0 or more. After `load_state_dict` of that very epoch, the pass still starts at its batch."""
         epoch = checks.count("set_epoch", "epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._first, self._next = epoch, 0, 0
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Where the loader is: plain ints and bools. Inside a loop, after the batch in hand."""
         return {"epoch": self.epoch, "batch": self._next, **self._cut()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken: the next pass starts at that batch, with the same bits.
 
         Raises ValueError if that is the middle of an epoch which this loader would cut into other batches.
@@ -120,7 +137,7 @@ class Loader:
             "drop_last": self.drop_last,
         }
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
         epoch, first, used = self.epoch, self._first, 0
         self._first, self._next = 0, first
         order = self._order(epoch)

@@ -34,11 +34,15 @@ of the first" look alike to it (four classes by signed angle end at exactly
 50 %).  None of the three classes here changes when the two objects swap.
 """
 
+from __future__ import annotations
+
 import operator
+from typing import Literal
 
 import numpy as np
 
 from minnl import checks
+from minnl.backend import Array
 
 TEST_SEED = 711_971  # every test set is drawn from this, whatever the user's seed
 CLASSES = ("same", "perpendicular", "opposite")
@@ -74,7 +78,10 @@ class RelationClips:
 
     classes = CLASSES
 
-    def __init__(self, split="train", clips=2048, frames=16, size=24, seed=0):
+    def __init__(
+        self, split: Literal["train", "test"] = "train", clips: int = 2048, frames: int = 16, size: int = 24,
+        seed: int = 0,
+    ):  # fmt: skip
         if split not in ("train", "test"):
             raise ValueError(f"RelationClips: split is {split!r}, give 'train' or 'test'")
         self.split = split
@@ -95,14 +102,14 @@ class RelationClips:
                 f"give fewer frames or a larger size"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.clips
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         """What to call a clip in reports."""
         return f"{self.split} clip {index}"
 
-    def clip(self, index, rng=None):
+    def clip(self, index: int, rng: np.random.Generator | None = None) -> tuple[Array, int]:
         """One clip and its class.
 
         Parameters

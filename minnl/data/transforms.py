@@ -5,16 +5,21 @@ Frames are arrays of shape (T, H, W, C); any number of axes may stand before H. 
 truncated sizes, crops, mean and deviation) are those of the authors' release of *Non-local Neural Networks*.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from minnl import checks
+from minnl.backend import Array
 
 # One mean and deviation for all channels, on the scale of 0 to 255.
 MEAN = 114.75
 DEVIATION = 57.375
 
 
-def clip_indices(length, frames, stride, start):
+def clip_indices(length: int, frames: int, stride: int, start: int) -> Array:
     """Positions of the frames of one clip: ``start, start + stride, ...``, going round at the video's end.
 
     Parameters
@@ -42,7 +47,7 @@ def clip_indices(length, frames, stride, start):
     return (start + stride * np.arange(frames, dtype=np.int64)) % length
 
 
-def spread_indices(length, frames):
+def spread_indices(length: int, frames: int) -> Array:
     """Positions of `frames` frames spread evenly over a whole video: the middle of each of as many equal parts.
 
     Returns an int64 ndarray of shape (frames,); positions repeat where the video is shorter.
@@ -51,36 +56,36 @@ def spread_indices(length, frames):
     return (2 * np.arange(frames, dtype=np.int64) + 1) * length // (2 * frames)
 
 
-def random_start(length, frames, stride, rng):
+def random_start(length: int, frames: int, stride: int, rng: np.random.Generator) -> int:
     """A start drawn evenly from 0 to ``length - frames * stride``, both included; 0 if the video is shorter."""
     return int(rng.integers(max(length - frames * stride, 0), endpoint=True))
 
 
-def center_start(length, frames, stride):
+def center_start(length: int, frames: int, stride: int) -> int:
     """The start that puts a clip in the middle of its video; 0 if the video is shorter."""
     return max(length - frames * stride, 0) // 2
 
 
-def even_starts(length, clips=10):
+def even_starts(length: int, clips: int = 10) -> list[int]:
     """Starts of `clips` clips spread evenly over the video: ``int(j * length / clips)``, as a list."""
     return [j * length // checks.count("even_starts", "clips", clips, 1) for j in range(clips)]
 
 
-def short_side_size(height, width, short_side):
+def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) scaled so that the shorter is `short_side`; the longer is truncated to an int."""
     if height <= width:
         return short_side, width * short_side // height
     return height * short_side // width, short_side
 
 
-def cover_size(height, width, size):
+def cover_size(height: int, width: int, size: Sequence[int]) -> tuple[int, int]:
     """(height, width) scaled by one factor so that it just covers `size`, a (height, width)."""
     if size[0] * width >= size[1] * height:
         return size[0], width * size[0] // height
     return height * size[1] // width, size[1]
 
 
-def resize(frames, size):
+def resize(frames: Array, size: Sequence[int]) -> Array:
     """Scale frames by bilinear interpolation.
 
     Pixels are squares: output pixel i has its centre at ``(i + 1/2) * old / new - 1/2`` of the input, and takes from
@@ -137,19 +142,19 @@ def _between(a, b, share):
     return a + (b - a) * share
 
 
-def random_crop(frames, size, rng):
+def random_crop(frames: Array, size: Sequence[int], rng: np.random.Generator) -> Array:
     """Cut a random box of `size` (height, width) out of (..., H, W, C): the same in all frames. Returns a view."""
     rows, columns = _room("random_crop", frames, size)
     return _cut(frames, int(rng.integers(rows, endpoint=True)), int(rng.integers(columns, endpoint=True)), size)
 
 
-def center_crop(frames, size):
+def center_crop(frames: Array, size: Sequence[int]) -> Array:
     """Cut the box of `size` (height, width) in the middle out of (..., H, W, C). Returns a view."""
     rows, columns = _room("center_crop", frames, size)
     return _cut(frames, rows // 2, columns // 2, size)
 
 
-def three_crops(frames):
+def three_crops(frames: Array) -> list[Array]:
     """Three squares that cover frames along their longer side.
 
     Parameters
@@ -181,12 +186,12 @@ def _cut(frames, top, left, size):
     return frames[..., top : top + size[0], left : left + size[1], :]
 
 
-def horizontal_flip(frames):
+def horizontal_flip(frames: Array) -> Array:
     """Mirror (..., H, W, C) left to right. Returns a view."""
     return frames[..., ::-1, :]
 
 
-def differences(frames):
+def differences(frames: Array) -> Array:
     """Each frame less the one before it: (T, H, W, C) -> (T - 1, H, W, C), float32.
 
     Raises TypeError for frames that are not float32: uint8 would go round at 0.
@@ -196,6 +201,6 @@ def differences(frames):
     return frames[1:] - frames[:-1]
 
 
-def normalize(frames, mean=MEAN, deviation=DEVIATION):
+def normalize(frames: Array, mean: float | Array = MEAN, deviation: float | Array = DEVIATION) -> Array:
     """``(v - mean) / deviation`` as float32, for v from 0 to 255; these two are numbers, or float32, one a channel."""
     return (frames.astype(np.float32) - mean) / deviation

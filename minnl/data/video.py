@@ -17,13 +17,18 @@ shrinks in the same call, averaging over an area, in less time than it takes not
 Not applied: the shape of pixels (sample aspect ratio), deinterlacing, transparency.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
+import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from minnl import checks
+from minnl.backend import Array
 from minnl.data.decoder import Video, VideoError, size_upright
 
 # What a healthy file may lack of the video it announces; docs/data.md has the figures behind it.
@@ -50,12 +55,12 @@ class VideoInfo(NamedTuple):
     width: int
     even: bool = False
 
-    def slots(self, rate=None):
+    def slots(self, rate: float | None = None) -> int:
         """Length of the video at `rate` frames a second; its own number of frames for None."""
         return self.frames if rate is None else max(1, round(self.duration * rate))
 
 
-def scan_video(path):
+def scan_video(path: str | os.PathLike[str]) -> VideoInfo:
     """Decode a whole file, keeping nothing, to see whether it is sound and how long it is.
 
     A file counts as cut short if its video ends more than 3 frames and more than 1 % before the end that the file
@@ -101,7 +106,10 @@ def scan_video(path):
         return VideoInfo(len(times), end - times[0], height, width, even)
 
 
-def read_video(path, positions=None, size=None, rate=None, info=None):
+def read_video(
+    path: str | os.PathLike[str], positions: Array | Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None, rate: float | None = None, info: VideoInfo | None = None,
+) -> Array:  # fmt: skip
     """Frames of a video, upright, RGB, at a constant rate.
 
     Parameters

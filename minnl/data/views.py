@@ -1,11 +1,15 @@
 """Many views of one video, whose predictions are averaged: the evaluation of the paper. See docs/evaluation.md."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from minnl import checks
+from minnl.backend import Array
 from minnl.data import transforms
 from minnl.data.clips import ClipDataset
 
@@ -52,15 +56,15 @@ class Views(Sequence):
         For a dataset without videos or arrays behind it.
     """
 
-    def __init__(self, dataset, index, clips=10, crops=3):
+    def __init__(self, dataset: ClipDataset, index: int, clips: int = 10, crops: Literal[1, 3, 6] = 3):
         check(dataset, clips, crops)
         self.dataset, self.crops = dataset, crops
         self.frames, self.rows = dataset.even_clips(index, clips)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows) * self.crops
 
-    def __getitem__(self, k):
+    def __getitem__(self, k: int) -> Array:  # type: ignore[override]
         if not 0 <= k < len(self):
             raise IndexError(f"Views: there are {len(self)} views, asked for number {k}")
         clip, crop = divmod(k, self.crops)
@@ -71,7 +75,7 @@ class Views(Sequence):
         return self.dataset.finished(transforms.horizontal_flip(view) if crop >= 3 else view)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """(T, S, S, C) of a view."""
         height, width = self.frames.shape[1:3]
         size = self.dataset.size if self.crops == 1 else (min(height, width),) * 2

@@ -1,61 +1,67 @@
-"""The speed: faster bodies for ops, and the table that picks one.
+"""The kernels: faster subclasses of the ops, and the table that says which class has one. docs/kernels/README.md.
 
-ops/ holds the mathematics; a kernel here computes the same numbers for some backend, dtypes and shapes. It is an
-object with ``forward(op, *arrays)`` and ``backward(op, gy)`` that leaves on `op` what the op declares in `keeps`;
-``suits(op, arrays)`` says whether it applies. No kernel, or none that suits: the op's own textbook body runs.
-Which class has which kernels is written in minnl/bodies.py.
+Nothing is compiled, and CuPy is not imported, before an op first runs on a GPU.
 """
 
-from __future__ import annotations
+from minnl.dispatch import register
+from minnl.engine import Accumulation
+from minnl.kernels.batch_norm import cpu as batch_norm_cpu
+from minnl.kernels.batch_norm import cuda as batch_norm_cuda
+from minnl.kernels.conv3d import cpu as conv3d_cpu
+from minnl.kernels.conv3d import cuda as conv3d_cuda
+from minnl.kernels.linear.cpu import CpuLinear, CpuMatMul
+from minnl.kernels.non_local.cpu import CpuNonLocalSoftmax
+from minnl.kernels.non_local.cuda import CudaNonLocalSoftmax
+from minnl.kernels.non_local.cuda_dot import CudaNonLocalDot
+from minnl.kernels.optim import cuda as optim_cuda
+from minnl.kernels.optim.cpu import CpuAdamW
+from minnl.kernels.pointwise import cuda as pointwise_cuda
+from minnl.kernels.pointwise.cuda_dropout import CudaDropout
+from minnl.kernels.pointwise.cuda_index import CudaIndex
+from minnl.kernels.pooling import cuda as pooling_cuda
+from minnl.kernels.pooling.max_pool import CpuMaxPool3d
+from minnl.kernels.runtime.accumulate import CpuAccumulation
+from minnl.kernels.softmax import cuda as softmax_cuda
+from minnl.ops.adaptive_pool import AdaptiveAvgPool3d, AdaptiveMaxPool3d
+from minnl.ops.conv import Conv3d
+from minnl.ops.dropout import Dropout
+from minnl.ops.linear import Linear, MatMul
+from minnl.ops.loss import CrossEntropy
+from minnl.ops.non_local import NonLocalDot, NonLocalSoftmax
+from minnl.ops.norm import Affine, BatchNorm, FrozenBatchNorm
+from minnl.ops.pointwise import ReLU, Sigmoid, Tanh
+from minnl.ops.pool import AvgPool3d, MaxPool3d
+from minnl.ops.shape import Index
+from minnl.ops.softmax import LogSoftmax, Softmax
+from minnl.optim import SGD, AdamW
 
-import contextlib
-import os
+register(Accumulation, "cpu", CpuAccumulation)
+register(BatchNorm, "cpu", batch_norm_cpu.CpuBatchNorm)
+register(FrozenBatchNorm, "cpu", batch_norm_cpu.CpuFrozenBatchNorm)
+register(Conv3d, "cpu", conv3d_cpu.CpuConv3d)
+register(Linear, "cpu", CpuLinear)
+register(MatMul, "cpu", CpuMatMul)
+register(MaxPool3d, "cpu", CpuMaxPool3d)
+register(NonLocalSoftmax, "cpu", CpuNonLocalSoftmax)
+register(AdamW, "cpu", CpuAdamW)
 
-MODES = ("textbook", "fast")
-_mode = os.environ.get("MINNL_KERNELS", "fast")
-_table: dict[type, tuple] = {}
-
-
-def mode():
-    """Which bodies run: "textbook" or "fast"."""
-    return _mode
-
-
-def register(kind, *bodies):
-    """Give a class of ops, or of optimisers, its kernels; those in front are asked first."""
-    if not isinstance(kind, type):
-        raise TypeError(f"register: a class expected, got {kind!r}")
-    _table[kind] = bodies
-
-
-def pick(op, arrays):
-    """The first kernel of the table that suits, or None for the textbook body."""
-    if _mode == "textbook":
-        return None
-    return next((k for k in _table.get(type(op), ()) if k.suits(op, arrays)), None)
-
-
-def use_kernels(mode):
-    """Switch between the "textbook" bodies of ops/ and the "fast" ones, at once and for all threads.
-
-    Also a context manager, which puts back what was there: ``with use_kernels("textbook"): ...``. The environment
-    variable MINNL_KERNELS sets what a process starts with.
-    """
-    global _mode
-    if mode not in MODES:
-        raise ValueError(f'use_kernels: mode must be "textbook" or "fast", got {mode!r}')
-    before, _mode = _mode, mode
-    return _restoring(before)
-
-
-@contextlib.contextmanager
-def _restoring(before):
-    global _mode
-    try:
-        yield
-    finally:
-        _mode = before
-
-
-if _mode not in MODES:
-    raise ValueError(f'MINNL_KERNELS is {_mode!r}, expected "textbook" or "fast"')
+register(AdaptiveAvgPool3d, "gpu", pooling_cuda.CudaAdaptiveAvgPool3d)
+register(AdaptiveMaxPool3d, "gpu", pooling_cuda.CudaAdaptiveMaxPool3d)
+register(Affine, "gpu", pointwise_cuda.CudaAffine)
+register(AvgPool3d, "gpu", pooling_cuda.CudaAvgPool3d)
+register(BatchNorm, "gpu", batch_norm_cuda.CudaBatchNorm)
+register(Conv3d, "gpu", conv3d_cuda.CudaConv3d)
+register(CrossEntropy, "gpu", softmax_cuda.CudaCrossEntropy)
+register(Dropout, "gpu", CudaDropout)
+register(FrozenBatchNorm, "gpu", batch_norm_cuda.CudaFrozenBatchNorm)
+register(Index, "gpu", CudaIndex)
+register(LogSoftmax, "gpu", softmax_cuda.CudaLogSoftmax)
+register(MaxPool3d, "gpu", pooling_cuda.CudaMaxPool3d)
+register(NonLocalDot, "gpu", CudaNonLocalDot)
+register(NonLocalSoftmax, "gpu", CudaNonLocalSoftmax)
+register(ReLU, "gpu", pointwise_cuda.CudaReLU)
+register(Sigmoid, "gpu", pointwise_cuda.CudaSigmoid)
+register(Softmax, "gpu", softmax_cuda.CudaSoftmax)
+register(Tanh, "gpu", pointwise_cuda.CudaTanh)
+register(AdamW, "gpu", optim_cuda.CudaAdamW)
+register(SGD, "gpu", optim_cuda.CudaSGD)

@@ -1,5 +1,7 @@
 """Layers and the modules that hold them."""
 
+from typing import TYPE_CHECKING
+
 from minnl.nn import init
 from minnl.nn.containers import ModuleDict, ModuleList, Sequential
 from minnl.nn.layers import (
@@ -63,6 +65,8 @@ ELSEWHERE = {  # names that PyTorch's nn has, and what to write here
 }
 
 
-def __getattr__(name):
-    instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""
-    raise AttributeError(f"minnl.nn has no attribute {name!r}{instead}")
+if not TYPE_CHECKING:  # a checker would take any name to be there
+
+    def __getattr__(name):
+        instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+        raise AttributeError(f"minnl.nn has no attribute {name!r}{instead}")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any
+
+from minnl.engine import Tensor
 from minnl.nn.module import Module
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def _module(where, name, module):
@@ -23,11 +30,11 @@ class ModuleList(Module):
     It has append, extend, len, iteration, `[i]` to get (also a slice, as a plain list) and to replace.
     """
 
-    def __init__(self, modules=()):
+    def __init__(self, modules: Iterable[Module] = ()):
         super().__init__()
         self.extend(modules)
 
-    def append(self, module):
+    def append(self, module: Module) -> Self:
         """Add one at the end."""
         name = str(len(self))
         if name in self._modules:
@@ -35,7 +42,7 @@ class ModuleList(Module):
         setattr(self, name, _module(type(self).__name__, name, module))
         return self
 
-    def extend(self, modules):
+    def extend(self, modules: Iterable[Module]) -> Self:
         """Add several at the end: all of them, or after an error none."""
         if isinstance(modules, (Module, dict)) and not isinstance(modules, ModuleList):
             raise TypeError(f"{type(self).__name__}: modules is {type(modules).__name__}, a list of modules expected")
@@ -44,16 +51,16 @@ class ModuleList(Module):
             self.append(module)
         return self
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Module]:
         return iter(self._modules.values())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._modules)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int | slice) -> Any:
         return list(self)[i]
 
-    def __setitem__(self, i, module):
+    def __setitem__(self, i: int, module: Module) -> None:
         setattr(self, list(self._modules)[i], _module(type(self).__name__, i, module))
 
 
@@ -63,38 +70,38 @@ class ModuleDict(Module):
     It has `[name]` to get, to set and to delete, len, `in`, iteration over names, keys, values and items.
     """
 
-    def __init__(self, modules=()):
+    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()):
         super().__init__()
         for name, module in dict(modules).items():
             self[name] = module
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Module:
         return self._modules[name]
 
-    def __setitem__(self, name, module):
+    def __setitem__(self, name: str, module: Module) -> None:
         if not isinstance(name, str):
             raise TypeError(f"{type(self).__name__}: names are str, got {name!r:.80}")
         setattr(self, name, _module(type(self).__name__, name, module))
 
-    def __delitem__(self, name):
+    def __delitem__(self, name: str) -> None:
         del self._modules[name]
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self._modules
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._modules)
 
-    def keys(self):
+    def keys(self) -> KeysView[str]:
         return self._modules.keys()
 
-    def values(self):
+    def values(self) -> ValuesView[Module]:
         return self._modules.values()
 
-    def items(self):
+    def items(self) -> ItemsView[str, Module]:
         return self._modules.items()
 
 
@@ -104,12 +111,12 @@ class Sequential(ModuleList):
     What it is given beside x goes to the last one, beside what that one is given. Otherwise a ModuleList.
     """
 
-    def __init__(self, *modules, **named):
+    def __init__(self, *modules: Module, **named: Module):
         super().__init__(modules)
         for name, module in named.items():
             setattr(self, name, _module("Sequential", name, module))
 
-    def forward(self, x, *others):
+    def forward(self, x: Any, *others: Any) -> Tensor:
         modules = list(self)
         for module in modules[:-1]:
             x = module(x)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from minnl import random
+from minnl.backend import Array
 
 
 class _State(threading.local):
@@ -19,7 +21,7 @@ _state = _State()
 
 
 @contextlib.contextmanager
-def skipped():
+def skipped() -> Iterator[None]:
     """Context in which weights made by this thread start as 0 and nothing is drawn: for networks that get theirs from a
     file, or are only looked at. Zeros that nobody touches take neither time nor memory.
     """
@@ -30,31 +32,31 @@ def skipped():
         _state.drawing = before
 
 
-def normal(shape, std):
+def normal(shape: int | Sequence[int], std: float) -> Array:
     """N(0, std^2). The released non-local blocks use std 0.01, and so does their classifier."""
     if not _state.drawing:
         return np.zeros(shape, np.float32)
     return random.generator().standard_normal(shape, dtype=np.float32) * np.float32(std)
 
 
-def uniform(shape, bound):
+def uniform(shape: int | Sequence[int], bound: float) -> Array:
     """Uniform in [-bound, bound]."""
     if not _state.drawing:
         return np.zeros(shape, np.float32)
     return random.generator().random(shape, dtype=np.float32) * np.float32(2 * bound) - np.float32(bound)
 
 
-def he_normal(shape, fan):
+def he_normal(shape: int | Sequence[int], fan: float) -> Array:
     """N(0, 2 / fan): keeps the variance of ReLU networks (He et al. 2015)."""
     return normal(shape, math.sqrt(2 / fan))
 
 
-def he_uniform(shape, fan_in):
+def he_uniform(shape: int | Sequence[int], fan_in: float) -> Array:
     """Uniform with bound 1 / sqrt(fan_in): what PyTorch's layers start from."""
     return uniform(shape, 1 / math.sqrt(fan_in))
 
 
-def conv_fans(shape, groups=1):
+def conv_fans(shape: Sequence[int], groups: int = 1) -> tuple[int, int]:
     """(fan_in, fan_out) of a convolution weight (kT, kH, kW, C // groups, K)."""
     taps = math.prod(shape[:3])
     return taps * shape[3], taps * shape[4] // groups

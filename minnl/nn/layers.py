@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 
 from minnl import functional as F
 from minnl import windows
+from minnl.backend import Array
 from minnl.checks import choice, count, number
+from minnl.engine import Tensor
 from minnl.nn import init
 from minnl.nn.module import Module, Parameter
 from minnl.ops.dropout import probability
@@ -16,7 +21,9 @@ class Conv3d(Module):
     """3D convolution; weight (kT, kH, kW, C // groups, K), He normal by fan-out, bias 0. See F.conv3d."""
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True
+        self, in_channels: int, out_channels: int, kernel_size: int | Sequence[int], stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | Literal["same", "valid"] = 0, dilation: int | Sequence[int] = 1, groups: int = 1,
+        bias: bool = True,
     ):  # fmt: skip
         super().__init__()
         in_channels = count("Conv3d", "in_channels", in_channels)
@@ -33,10 +40,10 @@ class Conv3d(Module):
         bias = choice("Conv3d", "bias", bias, (True, False, None))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.conv3d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def describe(self):
+    def describe(self) -> str:
         *kernel, c, k = self.weight.shape
         return f"{c * self.groups}, {k}, kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding!r}"
 
@@ -48,7 +55,12 @@ class BatchNorm3d(Module):
     which `train()` does not thaw. gamma=0 makes what it ends start as zero (the last one of a residual branch).
     """
 
-    def __init__(self, channels, eps=1e-5, momentum=0.1, frozen=False, gamma=1.0):
+    running_mean: Array
+    running_var: Array
+
+    def __init__(
+        self, channels: int, eps: float = 1e-5, momentum: float = 0.1, frozen: bool = False, gamma: float = 1.0
+    ):
         super().__init__()
         channels = count("BatchNorm3d", "channels", channels)
         self.eps = number("BatchNorm3d", "eps", eps, 0)
@@ -60,27 +72,27 @@ class BatchNorm3d(Module):
         self.buffer("running_mean", np.zeros(channels, np.float32))
         self.buffer("running_var", np.ones(channels, np.float32))
 
-    def forward(self, x, relu=False, residual=None):
+    def forward(self, x: Tensor | Array, relu: bool = False, residual: Tensor | Array | None = None) -> Tensor:
         """relu(norm(x) + residual), each of the two only if asked for."""
         inputs, options = (x, self.running_mean, self.running_var, self.weight, self.bias), (relu, residual)
         if self.frozen:
             return F.frozen_batch_norm(*inputs, self.eps, *options)
         return F.batch_norm(*inputs, self.training, self.momentum, self.eps, *options)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"{self.weight.shape[0]}{', frozen=True' if self.frozen else ''}"
 
 
 class Affine(Module):
     """Scale (1) and shift (0) of each channel, not learned: what a frozen batch norm folds into."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         channels = count("Affine", "channels", channels)
         self.weight = Parameter(np.ones(channels, np.float32), requires_grad=False, decay=False)
         self.bias = Parameter(np.zeros(channels, np.float32), requires_grad=False, decay=False)
 
-    def forward(self, x, relu=False, residual=None):
+    def forward(self, x: Tensor | Array, relu: bool = False, residual: Tensor | Array | None = None) -> Tensor:
         """relu(affine(x) + residual), each of the two only if asked for, as of BatchNorm3d."""
         y = F.affine(x, self.weight, self.bias)
         y = y if residual is None else y + residual
@@ -90,7 +102,7 @@ class Affine(Module):
 class Linear(Module):
     """Affine map of the last axis; weight (in, out) N(0, std^2), bias 0. The paper's classifier uses std 0.01."""
 
-    def __init__(self, in_features, out_features, bias=True, std=0.01):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, std: float = 0.01):
         super().__init__()
         in_features = count("Linear", "in_features", in_features)
         out_features = count("Linear", "out_features", out_features)
@@ -98,87 +110,93 @@ class Linear(Module):
         bias = choice("Linear", "bias", bias, (True, False, None))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
 
 
 class ReLU(Module):
     """max(x, 0)."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.relu(x)
 
 
 class MaxPool3d(Module):
     """Largest value of each window. See F.max_pool3d."""
 
-    def __init__(self, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+    def __init__(
+        self, kernel_size: int | Sequence[int], stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0, dilation: int | Sequence[int] = 1, ceil_mode: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.arguments = kernel_size, stride, padding, dilation, ceil_mode
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.max_pool3d(x, *self.arguments)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"kernel_size={self.arguments[0]}, stride={self.arguments[1]}"
 
 
 class AvgPool3d(Module):
     """Average of each window. See F.avg_pool3d."""
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    def __init__(
+        self, kernel_size: int | Sequence[int], stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+    ):  # fmt: skip
         super().__init__()
         self.arguments = kernel_size, stride, padding, ceil_mode, count_include_pad
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.avg_pool3d(x, *self.arguments)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"kernel_size={self.arguments[0]}, stride={self.arguments[1]}"
 
 
 class AdaptiveAvgPool3d(Module):
     """Average pooling to a size. See F.adaptive_avg_pool3d."""
 
-    def __init__(self, output_size):
+    def __init__(self, output_size: int | Sequence[int]):
         super().__init__()
         self.output_size = output_size
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.adaptive_avg_pool3d(x, self.output_size)
 
 
 class AdaptiveMaxPool3d(Module):
     """Max pooling to a size. See F.adaptive_max_pool3d."""
 
-    def __init__(self, output_size):
+    def __init__(self, output_size: int | Sequence[int]):
         super().__init__()
         self.output_size = output_size
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.adaptive_max_pool3d(x, self.output_size)
 
 
 class GlobalAvgPool3d(Module):
     """Mean over time and space: (N, T, H, W, C) -> (N, C)."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.mean(x, axis=(1, 2, 3))
 
 
 class Dropout(Module):
     """Dropout while training; channels=True drops whole channels. See F.dropout."""
 
-    def __init__(self, p=0.5, channels=False):
+    def __init__(self, p: float = 0.5, channels: bool = False):
         super().__init__()
         self.p = probability("Dropout", p)
         self.channels = bool(choice("Dropout", "channels", channels, (True, False)))
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         return F.dropout(x, self.p, self.training, self.channels)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"p={self.p}"

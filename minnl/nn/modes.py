@@ -5,8 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from minnl import engine
+
+if TYPE_CHECKING:
+    from minnl.nn.module import Module
+
+
+M = TypeVar("M", bound="Module")
 
 
 class _State(threading.local):
@@ -59,7 +67,7 @@ def keeping_modes(module):
 
 
 @contextlib.contextmanager
-def evaluating(module):
+def evaluating(module: M) -> Iterator[M]:
     """Context in which a module is in eval mode and no graph is recorded, for this thread; its modes stay as they are.
 
     Several threads may be in here with one module. What uses a module in training mode in another thread meanwhile, be

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from minnl import backend, contracts, debugging
+from minnl.backend import Array, Device
 from minnl.checks import choice, clean
 from minnl.engine import Tensor
 from minnl.nn import modes
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+    from typing_extensions import Self
+
+    P = ParamSpec("P")
+    Y = TypeVar("Y", covariant=True)
+
+    class Callee(Protocol[P, Y]):
+        """A module as its call sees it, so that a call takes and returns what forward does."""
+
+        def forward(self, *inputs: P.args, **options: P.kwargs) -> Y: ...
+
 
 LISTED = 50  # names in a message
 TABLES = ("_parameters", "_buffers", "_modules")
@@ -43,7 +59,7 @@ class Parameter(Tensor):
 
     __slots__ = ("decay",)
 
-    def __init__(self, data, requires_grad=True, decay=True):
+    def __init__(self, data: ArrayLike, requires_grad: bool = True, decay: bool = True):
         if isinstance(data, Tensor):
             raise TypeError("Parameter: data is a Tensor; write nn.Parameter(tensor.data), which shares its array")
         super().__init__(data, requires_grad=requires_grad)
@@ -74,24 +90,24 @@ class Module:
     where a list was filled later, when the module is next asked for its parts.
     """
 
-    def __new__(cls, *_, **__):
+    def __new__(cls, *_: Any, **__: Any) -> Self:
         self = super().__new__(cls)
         self.__dict__.update({table: {} for table in TABLES})
         return self
 
-    def __init__(self):  # takes no arguments, and refuses those that a subclass without __init__ is given
+    def __init__(self) -> None:  # takes no arguments, and refuses those that a subclass without __init__ is given
         pass
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for name, value in vars(cls).items():
             if next(_learners(value), None) is not None:
                 raise TypeError(f"{cls.__name__}: {name} is of the class, so no instance has it; assign it in __init__")
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def __call__(self, *inputs, **options):
+    def __call__(self: Callee[P, Y], *inputs: P.args, **options: P.kwargs) -> Y:
         if debugging.tracking():
             with debugging.inside(self):
                 y = self.forward(*inputs, **options)
@@ -101,7 +117,7 @@ class Module:
             raise TypeError(f"{type(self).__name__}: forward returned None; does it end with return?")
         return y
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         home = "_parameters" if isinstance(value, Parameter) else "_modules" if isinstance(value, Module) else None
         there = next((table for table in TABLES if name in self.__dict__[table]), None)
         if home is None and there == "_buffers" and backend.is_array(value):
@@ -160,18 +176,18 @@ class Module:
                 f"write nn.{better}(...) for modules, and give parameters names of their own"
             )
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         for table in TABLES:
             members = self.__dict__.get(table, {})
             if name in members:
                 return members[name]
         own = getattr(type(self), name, None)
-        if isinstance(own, property):
+        if isinstance(own, property) and own.fget:
             return own.fget(self)  # once more: its own AttributeError brought us here, and says which name is missing
         instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         home = next((table for table in TABLES if name in self.__dict__[table]), None)
         if home is None:
             object.__delattr__(self, name)
@@ -184,7 +200,7 @@ class Module:
         state.pop("_evaluated", None)
         return state | {"_mode": modes.seen(self)}
 
-    def buffer(self, name, array):
+    def buffer(self, name: str, array: Array) -> None:
         """Declare an array that is saved and moved with the module but not learned."""
         if not backend.is_array(array):
             raise TypeError(f"{type(self).__name__}: the buffer {name!r} is {type(array).__name__}, an array expected")
@@ -204,7 +220,7 @@ class Module:
         for name, child in self._modules.items():
             yield from child._walk(f"{prefix}.{name}" if prefix else name, look)
 
-    def named_modules(self, prefix=""):
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(path, module) of this module ("") and all below, parents first; each once, where it was first assigned."""
         seen = set()
         for path, module in self._walk(prefix):
@@ -212,15 +228,15 @@ class Module:
                 seen.add(id(module))
                 yield path, module
 
-    def modules(self):
+    def modules(self) -> list[Module]:
         """This module and all below, parents first, each once."""
         return [m for _, m in self.named_modules()]
 
-    def children(self):
+    def children(self) -> list[Module]:
         """The modules right below this one."""
         return list(self._modules.values())
 
-    def named_parameters(self):
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(path, parameter) pairs; one that is shared between modules is listed once, where it was first assigned."""
         seen = set()
         for path, module in self.named_modules():
@@ -229,21 +245,21 @@ class Module:
                     seen.add(id(parameter))
                     yield f"{path}.{name}" if path else name, parameter
 
-    def named_buffers(self):
+    def named_buffers(self) -> Iterator[tuple[str, Array]]:
         """(path, array) pairs."""
         for path, module in self.named_modules():
             for name, array in module._buffers.items():
                 yield f"{path}.{name}" if path else name, array
 
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         """All parameters, in order, each once."""
         return [p for _, p in self.named_parameters()]
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         for p in self.parameters():
             p.grad = None
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         """Switch to training behaviour (dropout, statistics of the batch), here and below."""
         self.modules()  # refuses forgotten ones before anything is switched
         modes.switch(self, bool(choice("train", "mode", mode, (True, False))))
@@ -251,20 +267,20 @@ class Module:
             child.train(mode)  # which a class of its own may extend
         return self
 
-    def eval(self):
+    def eval(self) -> Self:
         """Switch to evaluation behaviour, here and below."""
         return self.train(False)
 
     @property
-    def training(self):
+    def training(self) -> bool:
         """The mode; to set it is to call :meth:`train`."""
         return modes.of(self)
 
     @training.setter
-    def training(self, mode):
+    def training(self, mode: bool) -> None:
         self.train(mode)
 
-    def to(self, device=None, dtype=None):
+    def to(self, device: str | Device | None = None, dtype: DTypeLike | None = None) -> Self:
         """Move parameters and buffers to a device and/or to another float type, in place; gradients are dropped."""
         target = None if device is None else backend.device(device)
         dtype = None if dtype is None else contracts.float_dtype("Module.to", dtype)
@@ -281,11 +297,11 @@ class Module:
                 module._buffers[name] = moved(array)
         return self
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Array]:
         """Path -> array (not copied) of all parameters and buffers, in order."""
         return {path: p.data for path, p in self.named_parameters()} | dict(self.named_buffers())
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy arrays (or Tensors) into parameters and buffers; everything is checked before anything is changed.
 
         Raises
@@ -316,11 +332,11 @@ class Module:
         for k, array in mine.items():
             backend.assign(array, state[k])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [f"  {name}: {child!r}".replace("\n", "\n  ") for name, child in self._modules.items()]
         own = f"{type(self).__name__}({self.describe()})"
         return own if not lines else "\n".join([own, *lines])
 
-    def describe(self):
+    def describe(self) -> str:
         """The arguments worth showing in repr."""
         return ""

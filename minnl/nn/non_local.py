@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from minnl import functional as F
+from minnl.backend import Array
 from minnl.checks import choice, count, number
+from minnl.engine import Tensor
 from minnl.nn import init
 from minnl.nn.layers import BatchNorm3d, Conv3d
 from minnl.nn.module import Module, Parameter
 from minnl.ops.arguments import layout, tensor
-from minnl.ops.attention import AXES, MODES
+from minnl.ops.attention import AXES, MODES, Axes, Mode
 
 
 class NonLocalBlock(Module):
@@ -43,8 +48,9 @@ class NonLocalBlock(Module):
     """
 
     def __init__(
-        self, channels, inner_channels=None, mode="embedded", subsample="before", scale=True, axes="spacetime",
-        norm="batch", std=0.01,
+        self, channels: int, inner_channels: int | None = None, mode: Mode = "embedded",
+        subsample: Literal["before", "after"] | None = "before", scale: bool = True, axes: Axes = "spacetime",
+        norm: Literal["batch"] | None = "batch", std: float | None = 0.01,
     ):  # fmt: skip
         super().__init__()
         name = "NonLocalBlock"
@@ -68,13 +74,13 @@ class NonLocalBlock(Module):
             self.W_z.weight.data[...] = 0
         self.norm = BatchNorm3d(channels, gamma=0.0) if norm == "batch" else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         theta, phi, g = self.embed(x)
         y = F.non_local(theta, phi, g, self.mode, self.scale, self.axes, weight=self.w_f)
         y = self.W_z(y)
         return x + y if self.norm is None else self.norm(y, residual=x)
 
-    def embed(self, x):
+    def embed(self, x: Tensor | Array) -> tuple[Tensor, Tensor, Tensor]:
         """theta, phi and g of x, subsampled."""
         x, channels = tensor("NonLocalBlock", "x", x, 5, "(N, T, H, W, C)"), self.g.weight.shape[3]
         if x.shape[4] != channels:
@@ -87,19 +93,19 @@ class NonLocalBlock(Module):
         return theta, phi, g
 
     @staticmethod
-    def fewer(x):
+    def fewer(x: Tensor | Array) -> Tensor:
         return F.max_pool3d(x, (1, 2, 2))
 
-    def attention(self, x, positions):
+    def attention(self, x: Tensor | Array, positions: Sequence[Sequence[int]]) -> Array:
         """Where chosen positions of x look: ndarray (N, Q, T', H', W') of weights for a list of Q (t, h, w)."""
         theta, phi, _ = self.embed(x)
         return F.attention(theta, phi, positions, self.mode, self.scale, self.axes, weight=self.w_f)
 
-    def describe(self):
+    def describe(self) -> str:
         return f"{self.mode}, inner_channels={self.g.weight.shape[-1]}, subsample={self.subsample}, axes={self.axes}"
 
 
-def pointwise(in_channels, out_channels, std):
+def pointwise(in_channels: int, out_channels: int, std: float | None) -> Conv3d:
     """A 1x1x1 convolution whose weight starts as N(0, std^2)."""
     conv = Conv3d(in_channels, out_channels, 1)
     if std is not None:

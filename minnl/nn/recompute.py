@@ -6,11 +6,15 @@ import contextlib
 import copy
 import os
 import threading
+from typing import TYPE_CHECKING, Any
 
 from minnl import backend, debugging, engine, random
 from minnl.engine import Op, Tensor
 from minnl.nn import modes
 from minnl.nn.module import TABLES, Module
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Recompute(Module):
@@ -44,24 +48,28 @@ class Recompute(Module):
         gradient and is neither input nor parameter.
     """
 
-    def __init__(self, module):
+    module: Module
+
+    def __init__(self, module: Module):
         if not isinstance(module, Module):
             raise TypeError(f"Recompute: module is {type(module).__name__}, a Module expected")
         super().__init__()
         tables = {table: module.__dict__[table] for table in TABLES}
         self.__dict__.update(tables, module=module)  # not as a part, which would lengthen every name
 
-    training = property(lambda self: self.module.training)
+    @property  # type: ignore[misc]
+    def training(self) -> bool:
+        return self.module.training
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name == "module":
             raise AttributeError("Recompute: the module stays; make a new Recompute for another one")
         setattr(self.module, name, value)
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         delattr(self.module, name)
 
     def __reduce__(self):  # for deep copies and pickles: the tables stay the module's own
@@ -74,11 +82,11 @@ class Recompute(Module):
         """(path, module) of the module and all below, as if it stood here alone."""
         yield from self.module._walk(prefix, look)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         self.module.train(mode)
         return self
 
-    def forward(self, *inputs, **options):
+    def forward(self, *inputs: Any, **options: Any) -> Tensor:
         tensors = [x for x in (*inputs, *options.values()) if isinstance(x, Tensor)]
         wanting = (x.requires_grad for x in (*tensors, *self.module.parameters()))
         if engine.state.recording and any(wanting):

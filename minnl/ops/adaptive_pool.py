@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 from minnl import windows
-from minnl.engine import Op, chosen, hollow
+from minnl.backend import Array
+from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import tensor
 from minnl.ops.reduce import first
-from minnl.sums import mean
+from minnl.sums import chosen, mean
 
 
 class _Adaptive(Op):
@@ -94,7 +96,7 @@ class AdaptiveMaxPool3d(_Adaptive):
         return y
 
 
-def adaptive_avg_pool3d(x, output_size):
+def adaptive_avg_pool3d(x: Tensor | Array, output_size: int | Sequence[int]) -> Tensor:
     """Average pooling to `output_size` (an int or three); 1 is global average pooling, shape (N, 1, 1, 1, C).
 
     Raises ValueError for an input without positions or a size below 1. Formula: :class:`AdaptiveAvgPool3d`.
@@ -102,7 +104,7 @@ def adaptive_avg_pool3d(x, output_size):
     return AdaptiveAvgPool3d(_sizes("adaptive_avg_pool3d", x, output_size))(tensor("adaptive_avg_pool3d", "x", x))
 
 
-def adaptive_max_pool3d(x, output_size):
+def adaptive_max_pool3d(x: Tensor | Array, output_size: int | Sequence[int]) -> Tensor:
     """Max pooling to `output_size` (an int or three); 1 is global max pooling, shape (N, 1, 1, 1, C).
 
     Raises ValueError for an input without positions or a size below 1. Formula: :class:`AdaptiveMaxPool3d`.

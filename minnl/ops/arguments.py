@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from minnl import backend
+from minnl.backend import Array
 from minnl.engine import Tensor
+
+Operand: TypeAlias = Tensor | Array | float | np.integer[Any] | np.floating[Any]
 
 INSTEAD = {  # of arguments that have another name in NumPy or PyTorch, or none here
     "dim": "write axis=",
@@ -25,7 +30,7 @@ INSTEAD = {  # of arguments that have another name in NumPy or PyTorch, or none 
 }
 
 
-def tensors(op, *values):
+def tensors(op: str, *values: Any) -> tuple[Tensor, ...]:
     """Tensors from tensors, arrays and Python numbers.
 
     A number is weak: it becomes a constant of the dtype and on the device of the tensors beside it. NumPy's scalars
@@ -51,7 +56,7 @@ def _constant(op, value, like):
     raise TypeError(f"{op}: expected a Tensor, an array or a number, got {type(value).__name__}")
 
 
-def tensor(op, name, value, ndim=None, layout=""):
+def tensor(op: str, name: str, value: Any, ndim: int | None = None, layout: str = "") -> Tensor:
     """A Tensor (or an array made one) of the expected number of axes."""
     if backend.is_array(value):
         value = Tensor(value)
@@ -70,7 +75,7 @@ def layout(x, channels):
     return said
 
 
-def broadcast_shape(op, *shapes):
+def broadcast_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that all broadcast to, or a ValueError naming them."""
     try:
         return np.broadcast_shapes(*shapes)
@@ -78,7 +83,7 @@ def broadcast_shape(op, *shapes):
         raise ValueError(f"{op}: shapes {', '.join(map(str, shapes))} do not broadcast together") from None
 
 
-def axis_tuple(op, axis, ndim):
+def axis_tuple(op: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """axis (None, int or several, negative from the end) as a sorted tuple of distinct axes."""
     if axis is None:
         return tuple(range(ndim))
@@ -96,7 +101,7 @@ def axis_tuple(op, axis, ndim):
     return tuple(axes)
 
 
-def one_axis(op, axis, ndim):
+def one_axis(op: str, axis: int, ndim: int) -> int:
     """A single axis, from 0."""
     if isinstance(axis, (tuple, list)) or axis is None:
         raise TypeError(f"{op}: axis must be one int, got {axis!r}")

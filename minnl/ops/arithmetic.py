@@ -7,8 +7,9 @@ the sum over its uses.
 from __future__ import annotations
 
 from minnl import backend
-from minnl.engine import Op, chosen, hollow, sum_to
+from minnl.engine import Op, hollow
 from minnl.ops.arguments import broadcast_shape, tensors
+from minnl.sums import chosen, sum_to
 
 
 class _Binary(Op):

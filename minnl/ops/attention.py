@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
 
 from minnl import backend
+from minnl.backend import Array
 from minnl.checks import choice, number
+from minnl.engine import Tensor
 from minnl.ops.arguments import tensor
 from minnl.ops.non_local import NonLocalConcat, NonLocalDot, NonLocalSoftmax
 
-MODES = ("gaussian", "embedded", "dot", "concat")
-AXES = ("spacetime", "space", "time")
+Mode: TypeAlias = Literal["gaussian", "embedded", "dot", "concat"]
+Axes: TypeAlias = Literal["spacetime", "space", "time"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+AXES: tuple[Axes, ...] = get_args(Axes)
 
 
-def non_local(theta, phi, g, mode="embedded", scale=None, axes="spacetime", weight=None):
+def non_local(
+    theta: Tensor | Array, phi: Tensor | Array, g: Tensor | Array, mode: Mode = "embedded", scale: float | None = None,
+    axes: Axes = "spacetime", weight: Tensor | Array | None = None,
+) -> Tensor:  # fmt: skip
     """The non-local operation: every query position gathers g from all key positions, weighted by affinity.
 
     Parameters
@@ -49,7 +58,10 @@ def non_local(theta, phi, g, mode="embedded", scale=None, axes="spacetime", weig
     return op(*tensors)
 
 
-def attention(theta, phi, positions, mode="embedded", scale=None, axes="spacetime", weight=None):
+def attention(
+    theta: Tensor | Array, phi: Tensor | Array, positions: Sequence[Sequence[int]], mode: Mode = "embedded",
+    scale: float | None = None, axes: Axes = "spacetime", weight: Tensor | Array | None = None,
+) -> Array:  # fmt: skip
     """The weights with which chosen query positions look at the keys: rows of f / C(x).
 
     Parameters

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 from minnl import checks, windows
-from minnl.engine import Op, hollow
+from minnl.backend import Array
+from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import layout, tensor
 from minnl.sums import total
 
@@ -92,7 +95,10 @@ def rows(x):
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def conv3d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def conv3d(
+    x: Tensor | Array, weight: Tensor | Array, bias: Tensor | Array | None = None, stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | Literal["same", "valid"] = 0, dilation: int | Sequence[int] = 1, groups: int = 1,
+) -> Tensor:  # fmt: skip
     """3D convolution (cross-correlation, as everywhere in this field).
 
     Parameters

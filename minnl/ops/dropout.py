@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from minnl import random
+from minnl.backend import Array
 from minnl.checks import number
-from minnl.engine import Op, hollow
+from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import tensor
 
 
@@ -68,7 +69,7 @@ def probability(where, p):
     return p
 
 
-def dropout(x, p=0.5, training=True, channels=False):
+def dropout(x: Tensor | Array, p: float = 0.5, training: bool = True, channels: bool = False) -> Tensor:
     """Set elements to 0 with probability p while training; x itself otherwise.
 
     Parameters

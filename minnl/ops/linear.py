@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from minnl.engine import Op, hollow, sum_to
-from minnl.ops.arguments import broadcast_shape, layout, tensor, tensors
-from minnl.sums import product, total
+from minnl.backend import Array
+from minnl.engine import Op, Tensor, hollow
+from minnl.ops.arguments import Operand, broadcast_shape, layout, tensor, tensors
+from minnl.sums import product, sum_to, total
 
 
 class MatMul(Op):
@@ -66,7 +67,7 @@ class Linear(Op):
         return gx, gw, *gb
 
 
-def matmul(a, b):
+def matmul(a: Operand, b: Operand) -> Tensor:
     """Matrix product of a (..., m, k) and b (..., k, n), batches broadcast; vectors are not promoted."""
     a, b = tensors("matmul", a, b)
     if a.ndim < 2 or b.ndim < 2:
@@ -77,7 +78,7 @@ def matmul(a, b):
     return MatMul()(a, b)
 
 
-def linear(x, weight, bias=None):
+def linear(x: Tensor | Array, weight: Tensor | Array, bias: Tensor | Array | None = None) -> Tensor:
     """Affine map of the last axis, ``x @ weight + bias``.
 
     Parameters

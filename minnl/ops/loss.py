@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
 import numpy as np
 
 from minnl import backend
+from minnl.backend import Array
 from minnl.checks import choice, number
-from minnl.engine import Op, Tensor, chosen, hollow
+from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import broadcast_shape, tensor
 from minnl.ops.pointwise import sigmoid_of
-from minnl.sums import mean, total
+from minnl.sums import chosen, mean, total
 
-REDUCTIONS = ("mean", "sum", "none")
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+REDUCTIONS = get_args(Reduction)
 
 
 class CrossEntropy(Op):
@@ -110,7 +115,10 @@ class BinaryCrossEntropyWithLogits(Op):
         return hollow(x.shape if self.reduction == "none" else (), x.dtype)
 
 
-def cross_entropy(x, labels, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+def cross_entropy(
+    x: Tensor | Array, labels: Array | Sequence[Any], weight: Tensor | Array | Sequence[float] | None = None,
+    ignore_index: int = -100, reduction: Reduction = "mean", label_smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Cross-entropy between the softmax of x over its last axis, and labels.
 
     Parameters
@@ -162,7 +170,10 @@ def cross_entropy(x, labels, weight=None, ignore_index=-100, reduction="mean", l
     return CrossEntropy(labels, ignored, weight, smoothing, reduction)(x)
 
 
-def binary_cross_entropy_with_logits(x, target, weight=None, reduction="mean", pos_weight=None):
+def binary_cross_entropy_with_logits(
+    x: Tensor | Array, target: Tensor | Array | Sequence[Any], weight: Tensor | Array | float | None = None,
+    reduction: Reduction = "mean", pos_weight: Tensor | Array | float | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy between sigmoid(x) and targets, element by element.
 
     Parameters

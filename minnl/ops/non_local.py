@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-from minnl import kernels
 from minnl.engine import Op, hollow
 
 BLOCK_ELEMENTS = 4_000_000  # of f held at once; a block has as many queries as fit, at least one
@@ -78,10 +77,10 @@ class NonLocalSoftmax(_NonLocal):
 
     Shapes: theta (N, T, H, W, I), phi (N, T', H', W', I), g (N, T', H', W', D) -> y (N, T, H, W, D).
     Keeps the three, y, and :math:`\ell_i` in two parts, the largest logit and what is above it: beside
-    a logit of 10,000 that has no digits left. A kernel may keep :math:`e^{s_{ij}}` of few keys.
+    a logit of 10,000 that has no digits left.
     """
 
-    keeps = ("theta", "phi", "g", "y", "log_sum", "exponentials")
+    keeps = ("theta", "phi", "g", "y", "log_sum")
 
     def forward(self, theta, phi, g):
         xp = self.xp
@@ -89,7 +88,6 @@ class NonLocalSoftmax(_NonLocal):
         self.theta, self.phi, self.g = self.fold(theta), self.fold(phi), self.fold(g)
         self.y = xp.empty((*self.theta.shape[:2], g.shape[-1]), dtype=g.dtype)
         self.log_sum = xp.empty((*self.theta.shape[:2], 2), dtype=g.dtype)
-        self.exponentials = None  # of these there are as many as pairs; a kernel keeps few
         for b, i in self.blocks(self.theta, self.phi):
             s = self.logits(b, i)
             top = s.max(axis=-1, keepdims=True)
@@ -120,10 +118,6 @@ class NonLocalSoftmax(_NonLocal):
             self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape)
         )  # fmt: skip
 
-    def few_keys(self):
-        """Whether a number for each pair takes no more than 8 MB, or four times what y takes."""
-        return self.pairs() <= max(2**21, 4 * math.prod(self.theta_shape[:4]) * self.g_shape[-1])
-
     def logits(self, b, i):
         s = self.theta[b, i] @ self.phi[b].swapaxes(1, 2)
         s *= self.scale
@@ -140,8 +134,6 @@ class NonLocalSoftmax(_NonLocal):
         self.theta, self.phi, self.g = theta, phi, g
         self.log_sum = hollow((*theta.shape[:4], 2), theta.dtype)
         self.y = hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
-        kept = fast_kernels(theta) and any(self.needs) and self.few_keys()
-        self.exponentials = hollow(self.pairs(), theta.dtype) if kept else None
         self.multiply_adds = self.pairs() * (theta.shape[-1] + g.shape[-1])
         return self.y
 
@@ -176,12 +168,6 @@ class NonLocalDot(_NonLocal):
             self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape)
         )  # fmt: skip
 
-    def few_pairs(self):
-        """Whether (theta phi^T) g takes fewer multiply-adds than theta (phi^T g)."""
-        inner, depth = self.theta_shape[-1], self.g_shape[-1]
-        positions = math.prod(self.theta_shape[:4]) + math.prod(self.phi_shape[:4])
-        return self.pairs() * (inner + depth) < positions * inner * depth
-
     def weights(self, theta, phi, chosen):
         """Rows of f / P for chosen queries; they may be negative and need not sum to 1."""
         return theta[:, chosen] @ phi.swapaxes(1, 2) / phi.shape[1]
@@ -191,8 +177,6 @@ class NonLocalDot(_NonLocal):
         self.theta, self.phi, self.g = theta, phi, g
         shared = {"space": theta.shape[1], "time": theta.shape[2] * theta.shape[3], "spacetime": 1}[self.axes]
         self.m = hollow((theta.shape[0] * shared, theta.shape[-1], g.shape[-1]), g.dtype)
-        if fast_kernels(theta) and self.few_pairs():
-            self.m = hollow(self.pairs(), g.dtype)
         positions = math.prod(theta.shape[:4]) + math.prod(phi.shape[:4])
         self.multiply_adds = positions * theta.shape[-1] * g.shape[-1]
         return hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
@@ -270,8 +254,3 @@ class NonLocalConcat(_NonLocal):
         self.theta, self.phi, self.g, self.weight = theta, phi, g, weight
         self.multiply_adds = self.pairs() * g.shape[-1] + (theta.size + phi.size)
         return hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
-
-
-def fast_kernels(x):
-    """Whether kernels compute with arrays like x, which may keep something else than the bodies here."""
-    return kernels.mode() == "fast" and x.dtype == "float32"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from minnl import backend
+from minnl.backend import Array
 from minnl.checks import number
-from minnl.engine import Op, Tensor, chosen, hollow
+from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import layout, tensor
-from minnl.sums import mean, total
+from minnl.sums import chosen, mean, total
 
 
 def positions(array):
@@ -175,9 +178,10 @@ class Affine(_ChannelsLast):
 
 
 def batch_norm(
-    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, relu=False,
-    residual=None,
-):  # fmt: skip
+    x: Tensor | Array, running_mean: Array | None, running_var: Array | None, weight: Tensor | Array | None = None,
+    bias: Tensor | Array | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+    relu: bool = False, residual: Tensor | Array | None = None,
+) -> Tensor:  # fmt: skip
     """Batch normalisation of the last axis, for any rank: relu(norm(x) + residual).
 
     Parameters
@@ -208,25 +212,31 @@ def batch_norm(
     running = _statistics("batch_norm", x, running_mean, running_var, optional=training)
     momentum, eps = number("batch_norm", "momentum", momentum, 0, 1), number("batch_norm", "eps", eps, 0)
     if not training:
-        return FrozenBatchNorm(*running, eps, relu)(x, *others)
+        return FrozenBatchNorm(running[0], running[1], eps, relu)(x, *others)
     if x.size < 2 * x.shape[-1]:
         raise ValueError(f"batch_norm: training needs two values a channel or more, x has shape {x.shape}")
     return BatchNorm(running, momentum, eps, relu)(x, *others)
 
 
-def frozen_batch_norm(x, running_mean, running_var, weight=None, bias=None, eps=1e-5, relu=False, residual=None):
+def frozen_batch_norm(
+    x: Tensor | Array, running_mean: Array, running_var: Array, weight: Tensor | Array | None = None,
+    bias: Tensor | Array | None = None, eps: float = 1e-5, relu: bool = False,
+    residual: Tensor | Array | None = None,
+) -> Tensor:  # fmt: skip
     """Batch normalisation with the running statistics, whatever the mode: :class:`FrozenBatchNorm`."""
     x, *others = _checked("frozen_batch_norm", x, weight, bias, residual)
     mean, var = _statistics("frozen_batch_norm", x, running_mean, running_var, optional=False)
     return FrozenBatchNorm(mean, var, number("frozen_batch_norm", "eps", eps, 0), relu)(x, *others)
 
 
-def affine(x, scale, shift):
+def affine(x: Tensor | Array, scale: Tensor | Array, shift: Tensor | Array) -> Tensor:
     """Scale and shift of each channel, ``x * scale + shift`` with scale and shift of shape (C,): :class:`Affine`."""
     return Affine()(*_checked("affine", x, scale, shift, names=("scale", "shift")))
 
 
-def _checked(op, x, weight, bias, residual=None, names=("weight", "bias")):
+def _checked(
+    op: str, x: Any, weight: Any, bias: Any, residual: Any = None, names: tuple[str, ...] = ("weight", "bias")
+) -> tuple[Tensor, ...]:
     x = tensor(op, "x", x)
     if x.ndim < 2:
         raise ValueError(f"{op}: x must have two axes or more (..., C), got shape {x.shape}")
@@ -250,7 +260,7 @@ def _checked(op, x, weight, bias, residual=None, names=("weight", "bias")):
     return x, *out
 
 
-def _statistics(op, x, mean, var, optional):
+def _statistics(op: str, x: Tensor, mean: Any, var: Any, optional: bool) -> Any:
     if mean is None and var is None and optional:
         return None
     for name, value in (("running_mean", mean), ("running_var", var)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from minnl.engine import Op, chosen, hollow
+from minnl.engine import Op, hollow
+from minnl.sums import chosen
 
 
 def sigmoid_of(xp, x):
@@ -12,7 +13,7 @@ def sigmoid_of(xp, x):
 
 
 class _Unary(Op):
-    keeps = ("y",)
+    keeps: tuple[str, ...] = ("y",)
 
     def infer(self, x):
         y = hollow(x.shape, x.dtype)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 from minnl import windows
-from minnl.engine import Op, chosen, hollow
+from minnl.backend import Array
+from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import tensor
+from minnl.sums import chosen
 
 NO_DILATION = (1, 1, 1)
 
@@ -138,7 +142,10 @@ class AvgPool3d(_Pool):
         return hollow(self.infer_shape(x), x.dtype)
 
 
-def max_pool3d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+def max_pool3d(
+    x: Tensor | Array, kernel_size: int | Sequence[int], stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0, dilation: int | Sequence[int] = 1, ceil_mode: bool = False,
+) -> Tensor:  # fmt: skip
     """Largest value of each window.
 
     Parameters
@@ -169,7 +176,11 @@ def max_pool3d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     return op(x)
 
 
-def avg_pool3d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
+def avg_pool3d(
+    x: Tensor | Array, kernel_size: int | Sequence[int], stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:  # fmt: skip
     """Average of each window.
 
     Parameters
@@ -198,7 +209,7 @@ def avg_pool3d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     return op(x)
 
 
-def _checked(op, x, kernel_size, stride, padding):
+def _checked(op: str, x: Any, kernel_size: Any, stride: Any, padding: Any) -> tuple[Tensor, Any, Any, Any]:
     x = tensor(op, "x", x, 5, "(N, T, H, W, C)")
     kernel = windows.triple(op, "kernel_size", kernel_size)
     stride = kernel if stride is None else windows.triple(op, "stride", stride)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from minnl.engine import Op, chosen, hollow
-from minnl.sums import mean, total
+from minnl.engine import Op, hollow
+from minnl.sums import chosen, mean, total
 
 
 class _Reduction(Op):

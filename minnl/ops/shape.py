@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from minnl.engine import Op, sum_to
+from minnl.engine import Op
+from minnl.sums import sum_to
 
 
 class Reshape(Op):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from minnl.engine import Op, hollow
+from minnl.backend import Array
+from minnl.engine import Op, Tensor, hollow
 from minnl.ops.arguments import one_axis, tensor
 from minnl.sums import total
 
@@ -73,13 +74,13 @@ class LogSoftmax(Op):
         return self.y
 
 
-def softmax(x, axis=-1):
+def softmax(x: Tensor | Array, axis: int = -1) -> Tensor:
     """Softmax along one axis; each line along it sums to 1. Formula: :class:`Softmax`."""
     x = tensor("softmax", "x", x)
     return Softmax(_filled("softmax", x, axis))(x)
 
 
-def log_softmax(x, axis=-1):
+def log_softmax(x: Tensor | Array, axis: int = -1) -> Tensor:
     """Logarithm of the softmax along one axis, exact where softmax underflows. Formula: :class:`LogSoftmax`."""
     x = tensor("log_softmax", "x", x)
     return LogSoftmax(_filled("log_softmax", x, axis))(x)

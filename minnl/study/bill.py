@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from minnl import debugging, engine, random
 from minnl.engine import Tensor, hollow
 from minnl.nn.modes import keeping_modes
+from minnl.nn.module import Module
 from minnl.study.memory_plan import Events, most_at_once, pool_size
 
 LARGEST = 2**20  # clips of a batch
@@ -28,13 +29,13 @@ class Row:
 
     path: str  # the module that called it
     op: str
-    shape: tuple  # of its output
+    shape: tuple[int, ...]  # of its output
     parameters: int
     multiply_adds: int
     kept: int  # bytes that stay for backward, and nothing before kept already
     made: int  # bytes of its output
     received: int  # bytes of its inputs
-    again: tuple = ()  # the rows of what runs a second time in its backward (nn.Recompute)
+    again: tuple[Row, ...] = ()  # the rows of what runs a second time in its backward (nn.Recompute)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Bill:
         The peak of another number of clips.
     """
 
-    rows: list
+    rows: list[Row]
     batch: int
     parameters: int
     fixed: int
@@ -65,14 +66,14 @@ class Bill:
     peak_of: Callable[[int], int] = field(compare=False, repr=False)
 
     @property
-    def multiply_adds(self):
+    def multiply_adds(self) -> int:
         return sum(row.multiply_adds for row in self.rows)
 
     @property
-    def kept(self):
+    def kept(self) -> int:
         return sum(row.kept for row in self.rows)
 
-    def largest_batch(self, memory, beside=0):
+    def largest_batch(self, memory: float, beside: float = 0) -> int:
         """How many clips fit into `memory` bytes, each with `beside` bytes more than the bill says (0 if not one does).
 
         By bills of several batches: gradients, workspace and a pool's gaps do not grow with the batch.
@@ -93,7 +94,7 @@ class Bill:
         return most
 
 
-def plan(model, shape, optimizer_arrays=2):
+def plan(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) -> Bill:
     """The bill of one training step.
 
     Parameters
@@ -175,7 +176,7 @@ class Plan(list):
 
     def apart(self):
         """Rows of a second run, which leave this plan as it is. `known` are the arrays that are kept already."""
-        return Plan(Events(self.events.kernels), set(self.known), set())
+        return Plan(Events(self.events.device == "gpu"), set(self.known), set())
 
     def run(self, op, inputs):
         """What `infer` gives, and a row of it."""
@@ -208,7 +209,7 @@ def _forward_peak(rows):
     return max((row.received + row.made + max(row.received, row.made) for row in rows), default=0)
 
 
-def table(bill, memory=None):
+def table(bill: Bill, memory: float | None = None) -> str:
     """The bill as lines of text: a row an op, then sums, the peak, and the largest batch for `memory` bytes."""
     head = f"{'layer':<28} {'op':<18} {'output':<24} {'parameters':>11} {'multiply-adds':>15} {'kept for backward':>18}"
     lines = [head, "-" * len(head)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from minnl.study.gradcheck import gradcheck
 HEAD = f"{'case':52} {'input':8} {'shape':18} {'floor':>8} {'kinks':>5}  verdict"
 
 
-def main(ops=(), device="cpu"):
+def main(ops: Sequence[str] = (), device: str | backend.Device = "cpu") -> int:
     """Check the gradients of some ops (all if none are named), print the table, and return the exit status.
 
     Raises
@@ -44,7 +45,7 @@ def main(ops=(), device="cpu"):
     return 1 if failed else 0
 
 
-def float32(ops=(), device="cpu"):
+def float32(ops: Sequence[str] = (), device: str | backend.Device = "cpu") -> int:
     """Compare float32 with float64 likewise, for the output and the gradients of each case."""
     cases = chosen(ops)
     target = backend.device(device)

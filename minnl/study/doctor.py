@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import threadpoolctl
 
-from minnl import backend, kernels
+from minnl import backend, dispatch
 from minnl import functional as F
 from minnl.engine import Tensor
 
@@ -38,7 +38,7 @@ class Problem:
     cpu: bool = False
 
 
-def main():
+def main() -> int:
     """Print the report; the exit status is 1 if the CPU part is not in order, else 2 if the GPU's is not, else 0."""
     problems, status = [], 0
     for section in (_minnl, _blas, _packages, _gpu):
@@ -60,7 +60,7 @@ def main():
 
 def _minnl():
     lines = [
-        ("minnl", f"{_version('minnl') or 'not installed, run from its folder'}, kernels {kernels.mode()!r}"),
+        ("minnl", f"{_version('minnl') or 'not installed, run from its folder'}, kernels {dispatch.mode()!r}"),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("NumPy", np.__version__),
         ("cores", f"{backend.usable_cores()} usable of {os.cpu_count()}"),
@@ -191,7 +191,7 @@ def _right(fn, device):
         return [backend.to_host(array) for array in (y.data, *(x.grad for x in leaves)) if array is not None]
 
     got = outcome(device)
-    with kernels.use_kernels("textbook"):
+    with dispatch.use_kernels("textbook"):
         expected = outcome("cpu")
     close = (np.allclose(a, b, rtol=0, atol=1e-2 * np.abs(b).max()) for a, b in zip(got, expected, strict=True))
     return all(close)  # within what TF32 leaves

@@ -6,11 +6,13 @@ judge of what runs in float32: outputs and gradients of both, for the same numbe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from minnl import backend, kernels
+from minnl import backend, dispatch
+from minnl.backend import Array
 from minnl.contracts import FLOATS
 from minnl.engine import Op, Tensor
 from minnl.study.gradcheck import names_of
@@ -37,7 +39,7 @@ class Comparison:
     textbook: float
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         return "pass" if self.error <= max(PASS, FACTOR * self.textbook) else "FAIL"
 
 
@@ -51,10 +53,10 @@ class Float32Result:
     results: tuple[Comparison, ...]
     ran: tuple[str, ...]
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return all(c.verdict == "pass" for c in self.results)
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max(len(c.name) for c in self.results)
         shape = max([5, *(len(str(c.shape)) for c in self.results)])
         lines = [f"{'':{width}}  {'shape':{shape}}    error  textbook  (kernels: {', '.join(self.ran) or 'none'})"]
@@ -63,7 +65,7 @@ class Float32Result:
         return "\n".join(lines)
 
 
-def float32check(fn, inputs):
+def float32check(fn: Callable[..., Tensor], inputs: Sequence[Tensor | Array]) -> Float32Result:
     """Compare what a function does in float32, with the fast kernels, with its textbook bodies in float64.
 
     Parameters
@@ -114,7 +116,7 @@ def float32check(fn, inputs):
 def _run(fn, arrays, dtype, mode):
     """Output and gradients, in float64 on the host, and the names of the kernels that ran."""
     leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in arrays]
-    with kernels.use_kernels(mode), np.errstate(all="ignore"):
+    with dispatch.use_kernels(mode), np.errstate(all="ignore"):
         y = fn(*leaves)
         if not isinstance(y, Tensor) or y.dtype != dtype:
             what = y.dtype if isinstance(y, Tensor) else type(y).__name__
@@ -136,8 +138,8 @@ def _kernels(op):
         if isinstance(op, Op) and op not in seen:
             seen.add(op)
             waiting += op.sources
-            if op.fast:
-                found.add(getattr(op.fast, "__name__", type(op.fast).__name__))
+            if dispatch.is_kernel(type(op)):
+                found.add(type(op).__name__)
     return tuple(sorted(found))
 
 

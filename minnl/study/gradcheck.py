@@ -13,11 +13,13 @@ element, or two that changed places, shows as surely as a wrong sign of all.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from minnl import backend
+from minnl.backend import Array
 from minnl.engine import Tensor
 from minnl.study.slopes import EPS, FINER, STEPS, Probe
 
@@ -67,7 +69,7 @@ class InputCheck:
     verdict: str
     worst: Element | None
 
-    def explain(self):
+    def explain(self) -> str:
         """One line about a verdict that is not "pass"."""
         if self.verdict == "kinks":
             return f"{self.name}: {self.kinks} elements lie on a kink, too many to judge; move the input off them"
@@ -86,10 +88,10 @@ class GradcheckResult:
 
     inputs: tuple[InputCheck, ...]
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return all(check.verdict == "pass" for check in self.inputs)
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max([5, *(len(c.name) for c in self.inputs)])
         shape = max([5, *(len(str(c.shape)) for c in self.inputs)])
         head = f"{'input':{width}}  {'shape':{shape}}  {'unit':5}  " + " ".join(f"h={h:.0e}" for h in STEPS)
@@ -101,7 +103,7 @@ class GradcheckResult:
         return "\n".join(lines + [c.explain() for c in self.inputs if c.verdict != "pass"])
 
 
-def gradcheck(fn, inputs, locate=True):
+def gradcheck(fn: Callable[..., Tensor], inputs: Sequence[Tensor | Array], locate: bool = True) -> GradcheckResult:
     """Check the gradients of a function by the error curve, one input at a time.
 
     Parameters

@@ -6,15 +6,11 @@ import bisect
 import itertools
 import weakref
 
-from minnl import kernels
+from minnl import dispatch
 from minnl.engine import Op, hollow
-from minnl.kernels.cuda import conv, non_local, norm
 from minnl.nn.recompute import TwoRuns
-from minnl.ops.conv import Conv3d
-from minnl.ops.non_local import NonLocalSoftmax
 from minnl.ops.norm import BatchNorm
 
-WORKSPACE = {Conv3d: conv.workspace, NonLocalSoftmax: non_local.workspace}  # of the CUDA kernels that take much
 UNIT = 512  # bytes: CuPy's pool rounds sizes up to a multiple
 
 
@@ -29,7 +25,8 @@ class Events(list):
     def __init__(self, gpu):
         super().__init__()
         self.numbers, self.watched = itertools.count(), {}
-        self.kernels = gpu and kernels.mode() == "fast"
+        self.device = "gpu" if gpu else "cpu"
+        self.gpu_kernels = gpu and dispatch.mode() == "fast"
 
     def come(self, size):
         number = next(self.numbers)
@@ -46,20 +43,20 @@ class Events(list):
 
     def forward(self, op, inputs):
         """What an op infers, and what it makes meanwhile."""
-        partial = self.come(norm.workspace(inputs[0], 3)) if self.kernels and type(op) is BatchNorm else None
+        kernel = dispatch.kernel_of(op, inputs, self.device)
+        if kernel is not None:
+            op.__class__ = kernel
         y = op.infer(*inputs)
-        if partial is not None:
-            self.go(partial)
         self.work(op, max(inputs[0].nbytes, y.nbytes), 0)
         return y
 
     def work(self, op, larger, stage):
         """What an op makes for a while: forward (0), for the first input's gradient (1), for the others' (2)."""
-        if not self.kernels:
-            pieces = ([[larger]], [], [[larger] * 2])[stage]
+        if not self.gpu_kernels:
+            moments = ([[larger]], [], [[larger] * 2])[stage]
         else:
-            pieces = WORKSPACE[type(op)](op)[stage] if type(op) in WORKSPACE else []
-        for sizes in pieces:
+            moments = op.workspace()[stage] if dispatch.is_kernel(type(op)) else []
+        for sizes in moments:
             for number in reversed([self.come(size) for size in sizes if size]):
                 self.go(number)
 
@@ -67,9 +64,9 @@ class Events(list):
         """What a backward returns, hollow."""
         if isinstance(op, TwoRuns) or type(op).infer is Op.infer:  # the second run, planned; views and small results
             return op.backward(gy)
-        if self.kernels and type(op) is BatchNorm:
+        if self.gpu_kernels and isinstance(op, BatchNorm):  # the gradients of channels come first
             of_channels = [hollow(*e) for e in op.expected[1:3]]
-            self.go(self.come(norm.workspace(gy, 2)))
+            self.work(op, 0, 2)
             rest = [hollow(*e) if need else None for e, need in zip(op.expected[::3], op.needs[::3], strict=True)]
             return [rest[0], *of_channels, *rest[1:]]
         grads = []

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from minnl import backend, checkpoint
+from minnl import backend
+from minnl.backend import Array
 from minnl.engine import Tensor
-from minnl.nn import NonLocalBlock, evaluating
+from minnl.nn import Module, NonLocalBlock, evaluating
+from minnl.training import checkpoint
 
 
-def read_log(folder):
+def read_log(folder: str | Path) -> dict[str, list[dict[str, Any]]]:
     """Records of ``folder/log.jsonl``: {"step": [...], "epoch": [...]}."""
     records = {"step": [], "epoch": []}
     for line in (Path(folder) / "log.jsonl").read_text("utf-8").splitlines():
@@ -39,7 +43,7 @@ def _save(figure, path):
     return path
 
 
-def curves(folder):
+def curves(folder: str | Path) -> str | Path:
     """Draw the log's loss and accuracy over steps into ``folder/curves.png``; returns the path."""
     log = read_log(folder)
     figure = _figure(10, 4)
@@ -58,7 +62,7 @@ def curves(folder):
     return _save(figure, Path(folder) / "curves.png")
 
 
-def block_input(model, clip):
+def block_input(model: Module, clip: Array) -> tuple[NonLocalBlock, Tensor] | None:
     """The first non-local block of a model and what comes into it for a clip (T, H, W, C); None if there is none."""
     block = next((m for m in model.modules() if isinstance(m, NonLocalBlock)), None)
     if block is None:
@@ -79,7 +83,7 @@ def block_input(model, clip):
     return block, seen[0]
 
 
-def busiest(clip, shape):
+def busiest(clip: Array, shape: Sequence[int]) -> list[tuple[int, int, int]]:
     """Two positions (t, h, w) of a map of `shape`: where the clip changes most in its first half, and in its second."""
     motion = np.abs(np.diff(clip, axis=0, prepend=clip[:1])).sum(axis=-1)
     for axis, n in enumerate(shape):
@@ -90,7 +94,9 @@ def busiest(clip, shape):
     return [(int(half[0] + t), int(h), int(w)) for half, (t, h, w) in zip(halves, best, strict=True)]
 
 
-def attention(model, clip, path, positions=None):
+def attention(
+    model: Module, clip: Array, path: str | Path, positions: Sequence[Sequence[int]] | None = None
+) -> str | Path | None:
     """Draw where positions of a clip look, over its frames: a row a position, a column a time step of the block.
 
     Parameters
@@ -139,7 +145,7 @@ def attention(model, clip, path, positions=None):
     return _save(figure, path)
 
 
-def error_curves(path, rows):
+def error_curves(path: str | Path, rows: Sequence[tuple[str, Sequence[str | Path]]]) -> str | Path:
     """Draw training and test error over epochs: for each row the mean of its runs, in a band of their deviation.
 
     As figure 4 of Non-local Neural Networks: training error dashed, test error solid.

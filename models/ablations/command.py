@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import minnl
-from minnl import checks, recipes
-from minnl.progress import clock
+from minnl import checks
+from minnl.training import recipes
+from minnl.training.progress import clock
 from models.ablations import report, runs
 from models.ablations.paper import tables
 from models.ablations.runs import Case

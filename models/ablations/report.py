@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from minnl import checkpoint
 from minnl.study import pictures
+from minnl.training import checkpoint
 from models.ablations import runs
 from models.ablations.paper import TABLES
 from models.ablations.runs import Case

@@ -11,14 +11,15 @@ from tempfile import TemporaryDirectory
 
 import minnl
 import models
-from minnl import checkpoint, data, nn, recipes
+from minnl import data, nn
 from minnl.checks import quoted
 from minnl.study import bill, pictures
-from minnl.training import Trainer, steps_of
+from minnl.training import Trainer, checkpoint, recipes
+from minnl.training.loop import steps_per_epoch
+from minnl.training.run_data import TEST_CLIPS
+from minnl.training.run_data import datasets as opened
 from models.ablations.paper import TABLES
 from models.ablations.scales import NotHere
-from models.options import TEST_CLIPS
-from models.options import datasets as opened
 
 BACKWARD = 2  # a backward counts as two forwards
 MEASURED_STEPS, MEASURED_SECONDS = 64, 2.0  # at most so many, and no more once it took so long
@@ -79,7 +80,7 @@ def cases(tables, scale, base):
 
 
 def folder_name(options):
-    """A folder's name that tells the options: "non_local=embedded-place=res2.1.2+res3.0"."""
+    """A folder's name that tells the options: "non_local=embedded-blocks=res2.1.2+res3.0"."""
 
     def text(value):
         if isinstance(value, dict):
@@ -127,7 +128,7 @@ def trainer(config, folder, device="cpu", workers=1):
     options = {"batch_size": config["batch_size"], "seed": config["seed"], "workers": workers}
     train_loader = data.Loader(train_set, shuffle=True, **options)
     optimizer = recipes.optimizer(model.parameters(), config)
-    schedule = recipes.schedule(config, steps_of(train_loader, config["accumulate"]) * config["epochs"])
+    schedule = recipes.schedule(config, steps_per_epoch(train_loader, config["accumulate"]) * config["epochs"])
     kept = config | {"classes": list(train_set.classes), "channels": train_set.shape[-1]}  # train.py evaluates it
     if config["model"] != "small":
         kept["network"] = plain(dataclasses.asdict(model.config))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from minnl import recipes
-from models.config import BASIC, BLOCKS, PLACES, STAGES
+from minnl.training import recipes
+from models.config import BASIC, PUBLISHED_BLOCKS
 from models.presets import PRESETS
 
 
@@ -47,9 +47,9 @@ class SmallScale:
             raise NotHere("the small network ends with res3")
         made["non_local"] = network.mode
         if network.stage == "res3":
-            made["place"] = "res3"
+            made["blocks"] = "res3"
         if network.blocks == 5:
-            made["place"] = self.five[network.deep]
+            made["blocks"] = self.five[network.deep]
         if network.axes:
             made |= {"axes": network.axes, "subsample": None}
         return made
@@ -62,11 +62,11 @@ class SmallScale:
         """The network in words, for the column that says what was run."""
         made = self.options(network)
         residuals = made.get("residuals", (1, 2))
-        blocks = 0 if not network.blocks else len(sum(made["place"].values(), ())) if network.blocks == 5 else 1
+        blocks = 0 if not network.blocks else len(sum(made["blocks"].values(), ())) if network.blocks == 5 else 1
         return _words(
             f"{residuals[0]} + {residuals[1]} residual blocks",
             "3×3×3" if network.inflate else "",
-            _blocks(blocks, network, made.get("place", "res2") if network.blocks == 1 else ""),
+            _blocks(blocks, network, made.get("blocks", "res2") if network.blocks == 1 else ""),
             "twice the frames" if network.longer else "",
         )
 
@@ -96,10 +96,8 @@ class PublishedScale:
             made |= {"inflate": inflate, "conv1_frames": 5}
         if not network.blocks:
             return made
-        made |= {"non_local": network.mode, "places": network.blocks}
-        if network.stage:
-            made["places"] = {network.stage: (BLOCKS[depth][STAGES.index(network.stage)] - 2,)}
-        elif network.blocks not in PLACES[depth]:
+        made |= {"non_local": network.mode, "blocks": network.stage or network.blocks}
+        if not network.stage and network.blocks not in PUBLISHED_BLOCKS[depth]:
             raise NotHere(f"depth {depth} has no room for {network.blocks} blocks")
         if network.axes:
             made |= {"axes": network.axes, "subsample": None}
@@ -125,15 +123,15 @@ class PublishedScale:
         )
 
 
-def _words(*parts):
-    return ", ".join(part for part in parts if part)
+def _words(*texts):
+    return ", ".join(text for text in texts if text)
 
 
-def _blocks(number, network, place):
+def _blocks(number, network, stage):
     """ "no non-local block", "2 non-local blocks (dot)", "1 non-local block (embedded, in res3, space)"."""
     if not number:
         return "no non-local block"
-    about = _words(network.mode, place and f"in {place}", network.axes and f"{network.axes}, no subsampling")
+    about = _words(network.mode, stage and f"in {stage}", network.axes and f"{network.axes}, no subsampling")
     return f"{number} non-local block{'s' * (number > 1)} ({about})"
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import safetensors.numpy
 
-from minnl import checkpoint
 from minnl.checks import clean
 from minnl.nn import init
-from minnl.training import part
+from minnl.training import checkpoint
 from models import stored
 from models.published import files, layout, pickle_writer, settings_there
 from models.published.names import FORMATS, Names
@@ -45,7 +45,7 @@ LIMITS = {
 NON_LOCAL = ("subsample", "scale", "axes", "chunks")  # Fields without a meaning where there are no non-local blocks.
 
 
-def export_file(path, to, format):
+def export_file(path: str | Path, to: str | Path, format: str) -> list[str]:
     """Write the network of a checkpoint with the names and the layout of another project.
 
     Parameters
@@ -72,7 +72,7 @@ def export_file(path, to, format):
         raise ValueError(f"export: no format {format!r}; there are {', '.join(FORMATS)}")
     files.distinct("export", path, to)
     arrays, meta = checkpoint.load(path)
-    state = part(arrays, "model/")
+    state = checkpoint.under(arrays, "model/")
     made = network_of(path, meta, state)
     settings = settings_of(path, made, meta["config"], format)
     subsampled = made.non_local is not None and made.subsample is not None

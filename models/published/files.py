@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minnl import checkpoint, tensor_file
 from minnl.checks import clean, quoted
+from minnl.training import checkpoint, tensor_file
 from models.published import pickles, torch_files
 from models.published.pickles import Refused
 

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from minnl import checkpoint
 from minnl.checks import clean
 from minnl.nn import init
+from minnl.training import checkpoint
 from models import stored
+from models.config import Config
 from models.presets import step
 from models.published import files, layout, networks, sources
 from models.published.names import FORMATS, TABLE, Names
 from models.published.report import Report
-from models.shapes import seen
+from models.shapes import shown_fields
 from models.video_resnet import VideoResNet
 
 SHOWN = 10  # The most names in a message.
 BORROWED = (("video-nonlocal-net", "slowfast"),)  # (names, source): SlowFast trained its first networks in Caffe2.
 
 
-def import_file(path, to=None, model=None, source=None, changes=None, classes=None):
+def import_file(
+    path: str | Path, to: str | Path | None = None, model: str | None = None,
+    source: Literal["slowfast"] | None = None, changes: dict[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[VideoResNet, Report]:  # fmt: skip
     """Read a published file, and write it as a checkpoint.
 
     Parameters
@@ -63,7 +70,7 @@ def import_file(path, to=None, model=None, source=None, changes=None, classes=No
         raise ValueError(f"{where}: has names of {names.format}, and cannot be a network of {source!r} then")
     theirs = matched(where, names, contents.arrays)
     shapes = {ours: layout.shape_here(ours, contents.arrays[name].shape) for ours, name in theirs.items()}
-    shown = seen(where, shapes)
+    shown = shown_fields(where, shapes)
     facts = sources.facts(where, source, shown, contents.arrays, contents.settings)
     if contents.network is not None:
         facts = written_here(where, facts, contents.network)
@@ -94,7 +101,7 @@ def import_file(path, to=None, model=None, source=None, changes=None, classes=No
     )  # fmt: skip
     if to is not None:
         state = {f"model/{name}": array for name, array in network.state_dict().items()}
-        checkpoint.save(Path(to), state, {"config": settings, "imported": report.plain()})
+        checkpoint.save(Path(to), state, {"config": settings, "imported": plain(report)})
     return network, report
 
 
@@ -127,7 +134,8 @@ def matched(where, names, arrays):
 
 def written_here(where, facts, network):
     """The Facts with the whole network, which a file that minnl exported describes."""
-    if not isinstance(network, dict) or set(network) != set(networks.FIELDS):
+    network = stored.renamed(network) if isinstance(network, dict) else {}
+    if set(network) != set(networks.FIELDS):
         raise ValueError(f"{where}: its description of the network is damaged, or from another version of minnl")
     stored.check(f"{where}: the network", network, stored.NETWORK)
     hidden = {name: value for name, value in network.items() if name not in networks.SHOWN}
@@ -154,6 +162,11 @@ def compare(where, names, made, target, shapes, filled):
         )
 
 
+def plain(found):
+    """A Config or a Report as dict, list, str, int and float, for a checkpoint."""
+    return json.loads(json.dumps(dataclasses.asdict(found)))
+
+
 def classes_of(made, classes):
     """Names of the classes; numbers if none are given."""
     if classes is None:
@@ -166,7 +179,9 @@ def classes_of(made, classes):
     return list(classes)
 
 
-def described(made, classes=None, shown=sources.INPUT["video-nonlocal-net"]):
+def described(
+    made: Config, classes: Sequence[str] | None = None, shown: Any = sources.INPUT["video-nonlocal-net"]
+) -> dict[str, Any]:
     """The configuration that train.py needs to run the network of a Config, as plain values.
 
     `classes` are the names of the classes, or None for numbers. `shown` has mean and deviation of the input, and
@@ -174,7 +189,7 @@ def described(made, classes=None, shown=sources.INPUT["video-nonlocal-net"]):
     """
     return {
         "model": networks.nearest(made)[0],
-        "network": json.loads(json.dumps(dataclasses.asdict(made))),
+        "network": plain(made),
         "classes": classes_of(made, classes),
         "channels": made.in_channels,
         "data": None,

@@ -118,8 +118,3 @@ def same(value, allowed):
     if isinstance(allowed, dict):
         return isinstance(value, dict) and all(key in allowed and same(v, allowed[key]) for key, v in value.items())
     return isinstance(value, (str, int, float)) and value == allowed
-
-
-def row(key, rule):
-    """A row of the tables in docs/published.md."""
-    return f"| `{key}` | {rule if isinstance(rule, str) else 'must be ' + ' or '.join(f'`{v!r}`' for v in rule)} |"

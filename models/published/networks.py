@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from models.config import PLACES, STAGES, Config
-from models.presets import PRESETS, config
+from models import presets
+from models.config import PUBLISHED_BLOCKS, STAGES, Config
+from models.presets import PRESETS
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Config))
-SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames", "inflate", "inflated", "places")
+SHOWN = ("depth", "width", "in_channels", "classes", "norm", "conv1_frames", "inflate", "inflated", "blocks")
 CHOSEN = ("frames", "size", "dropout", "non_local")  # Fields that a preset decides; arrays and source give the others.
 SHAPES = "shapes of the arrays"
 STRIDES = ("conv1_stride", "pool1_stride")
@@ -28,7 +29,7 @@ def settled(where, facts, shown, preset=None, changes=None):
     unknown = [name for name in changes if name not in FIELDS]
     if unknown:
         raise ValueError(f"import: no field {unknown[0]!r} of a network; there are {', '.join(FIELDS)}")
-    base = {} if preset is None else vars(config(preset))
+    base = {} if preset is None else vars(presets.preset(preset))
     contradictions(where, shown, preset, changes, facts)
     asked = {k: base[k] for k in (*STRIDES, "pool1_frames", "pool2_frames") if k in base}
     why, fields = {}, {}
@@ -45,7 +46,7 @@ def settled(where, facts, shown, preset=None, changes=None):
         why |= dict.fromkeys(values, reason)
     modes = shown["non_local"]
     if modes is None:
-        fields = {k: v for k, v in fields.items() if k not in ("non_local", "places", "subsample", "scale")}
+        fields = {k: v for k, v in fields.items() if k not in ("non_local", "blocks", "subsample", "scale")}
     elif fields.get("non_local") not in modes:
         if len(modes) > 1:
             raise ValueError(
@@ -68,9 +69,9 @@ def compared(made, shown):
     for name in ("depth", "norm", "conv1_frames", "inflate"):
         yield f"{name} is", shown[name], getattr(made, name)
     for stage in STAGES:
-        inflated, places = shown["inflated"] or {}, shown["places"]
+        inflated, blocks = shown["inflated"] or {}, shown["blocks"]
         yield f"inflated blocks of {stage} are", inflated.get(stage, ()), tuple(made.inflated_blocks(stage))
-        yield f"non-local blocks of {stage} are", places.get(stage, ()), tuple(made.non_local_blocks(stage))
+        yield f"non-local blocks of {stage} are", blocks.get(stage, ()), tuple(made.non_local_blocks(stage))
 
 
 def contradictions(where, shown, preset, changes, facts):
@@ -81,7 +82,7 @@ def contradictions(where, shown, preset, changes, facts):
         if name in changes and tuples(changes[name]) != tuples(shown[name])
     ]
     if preset is not None:
-        made, modes = config(preset), shown["non_local"] or (None,)
+        made, modes = presets.preset(preset), shown["non_local"] or (None,)
         wrong += [
             f"{what} {found!r} in the file, {theirs!r} in the preset"
             for what, found, theirs in compared(made, shown)
@@ -134,9 +135,9 @@ def preset_for(shown, fields, differing):
 
 
 def shortened(made):
-    """The same network with `inflated` and `places` as the presets have them, where these are the same blocks."""
+    """The same network with `inflated` and `blocks` as the presets have them, where these are the same blocks."""
     shorts = [{"inflated": None}] if made.inflate else []
-    shorts += [{"places": number} for number in PLACES[made.depth]] if made.non_local else []
+    shorts += [{"blocks": number} for number in PUBLISHED_BLOCKS[made.depth]] if made.non_local else []
     for short in shorts:
         other = dataclasses.replace(made, **short)
         if all(

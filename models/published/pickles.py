@@ -257,7 +257,7 @@ class Dtype:
 class Array:
     """What numpy's _reconstruct makes: an empty array that BUILD fills."""
 
-    def __init__(self, kind, shape, typecode):
+    def __init__(self, subtype, shape, typecode):
         self.values = None
 
     def build(self, state):

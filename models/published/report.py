@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from minnl.checks import clean
 
@@ -26,10 +26,6 @@ class Report:
     filled: list  # Of (our name, why), for arrays that the file does not have and need not have.
     left: list  # Of (their name, why).
     converted: list  # Of (their name, what was done), for arrays that were not float32.
-
-    def plain(self):
-        """The report as dict, list, str, int and float, for a checkpoint."""
-        return plain(asdict(self))
 
     def text(self, names=False):
         """The report as lines for the reader; with `names`, every array of the file."""
@@ -57,9 +53,3 @@ class Report:
                 rows = found if names else [", ".join(found[:EXAMPLES]) + more]
                 lines += [f"           {row}: {why}" for row in rows]
         return "\n".join(lines)
-
-
-def plain(value):
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

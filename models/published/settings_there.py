@@ -7,7 +7,7 @@ cannot be set to. Names are those of keys.py, and for video-nonlocal-net of its 
 from __future__ import annotations
 
 from minnl.data import transforms
-from models.config import BLOCKS, STAGES
+from models.config import RESIDUAL_BLOCKS, STAGES
 from models.presets import step
 
 KNOWN = ["2d", "c2d", "i3d", "slow", "x3d", "mvit"]  # The default of SlowFast's MODEL.SINGLE_PATHWAY_ARCH.
@@ -28,7 +28,7 @@ def architecture(made):
     pooled = made.pool2_frames > 1
     if made.conv1_frames == 1 and made.inflate is None:
         return "c2d" if pooled else "2d"
-    blocks, counts = [tuple(made.inflated_blocks(stage)) for stage in STAGES], BLOCKS[made.depth]
+    blocks, counts = [tuple(made.inflated_blocks(stage)) for stage in STAGES], RESIDUAL_BLOCKS[made.depth]
     every_other = [tuple(range(counts[0])), *(tuple(range(0, n, 2)) for n in counts[1:3]), (1,)]
     if made.conv1_frames == 5 and blocks == every_other:
         return "i3d" if pooled else "i3d_nopool"
@@ -43,7 +43,7 @@ def slowfast(made, config):
     lines = [
         "MODEL.MODEL_NAME ResNet", f"MODEL.ARCH {name}", f"MODEL.NUM_CLASSES {made.classes}",
         f"MODEL.DROPOUT_RATE {made.dropout}", f"RESNET.DEPTH {made.depth}", f"RESNET.WIDTH_PER_GROUP {made.width}",
-        f"RESNET.NUM_BLOCK_TEMP_KERNEL {[[n] for n in BLOCKS[made.depth]]}",
+        f"RESNET.NUM_BLOCK_TEMP_KERNEL {[[n] for n in RESIDUAL_BLOCKS[made.depth]]}",
         f"DATA.NUM_FRAMES {made.frames}", f"DATA.SAMPLING_RATE {stride}", f"DATA.TRAIN_CROP_SIZE {made.size[0]}",
         f"DATA.INPUT_CHANNEL_NUM {[made.in_channels]}", f"DATA.MEAN {[round(v / 255, 9) for v in mean]}",
         f"DATA.STD {[round(v / 255, 9) for v in deviation]}",
@@ -81,7 +81,7 @@ def pytorchvideo(made, config):
 
 def marks(made, blocks):
     """Which blocks of each stage are among those that blocks(stage) gives: a tuple of 0 and 1 a stage."""
-    counts = zip(STAGES, BLOCKS[made.depth], strict=True)
+    counts = zip(STAGES, RESIDUAL_BLOCKS[made.depth], strict=True)
     return tuple(tuple(int(i in blocks(stage)) for i in range(count)) for stage, count in counts)
 
 
@@ -156,7 +156,7 @@ def placed(made):
     They are behind every m-th block of res3 and res4. m is LAYER_MOD; with 101 layers it is 2 and 4 LAYER_MOD - 1.
     """
     res2, res3, res4, res5 = (made.non_local_blocks(stage) for stage in STAGES)
-    _, third, fourth, _ = BLOCKS[made.depth]
+    _, third, fourth, _ = RESIDUAL_BLOCKS[made.depth]
     for mod in range(1, fourth + 2):
         steps = (mod, mod) if made.depth == 50 else (2, 4 * mod - 1)
         rows = [tuple(range(m - 1, n, m)) for m, n in zip(steps, (third, fourth), strict=True)]

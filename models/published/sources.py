@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from minnl import schema
 from minnl.checks import quoted
+from minnl.training import schema
 from models.config import STAGES, Config
 from models.published import keys, settings_text
 
@@ -50,7 +50,7 @@ class Facts:
 
 
 def facts(where, source, shown, theirs, settings):
-    """The Facts of a file, from what its arrays show (see shapes.seen), their names there, and the text of settings."""
+    """The Facts of a file, from what its arrays show (shapes.shown_fields), their names there, and its settings."""
     try:
         made = SOURCES[source](shown, theirs, settings)
     except ValueError as error:
@@ -79,7 +79,7 @@ def colours(settings, mean, deviation, scale=1):
 def authors(shown, theirs, settings):
     """The authors' release: two layouts along time have the same arrays."""
     long = shown["norm"] == "affine"
-    chunks = {"chunks": {"res3": 4} if shown["places"].get("res3") else {}} if long else {}
+    chunks = {"chunks": {"res3": 4} if shown["blocks"].get("res3") else {}} if long else {}
     return Facts(
         {"subsample": "before", "scale": True, "pool1_padding": 0, "pool2_frames": 2} | chunks,
         {"non_local": "embedded"},
@@ -128,9 +128,9 @@ def slowfast_blocks(shown, found, read):
     """Fields of the non-local blocks. SlowFast says all but the instantiation for each stage."""
     made = {}
     if "NONLOCAL.INSTANTIATION" in found:
-        kinds = {"softmax": "embedded", "dot_product": "dot"}
-        made["non_local"] = kinds[asked(found, "NONLOCAL.INSTANTIATION", schema.choice(*kinds))]
-    stages = {stage: STAGES.index(stage) for stage in shown["places"]}
+        modes = {"softmax": "embedded", "dot_product": "dot"}
+        made["non_local"] = modes[asked(found, "NONLOCAL.INSTANTIATION", schema.choice(*modes))]
+    stages = {stage: STAGES.index(stage) for stage in shown["blocks"]}
     pools = asked(found, "NONLOCAL.POOL", schema.listed(schema.listed(THREE, 1), 4, 4))
     if pools is not None:
         pools = {stage: pools[i][0] for stage, i in stages.items()}

@@ -13,8 +13,6 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,25 +37,29 @@ BYSTANDERS = ("mmengine", "mmcv", "mmaction", "addict", "yacs", "fvcore")
 BYSTANDER_NAMES = ("builtins getattr", "__builtin__ getattr", "torch device", "torch float32", "torch Size")
 
 
-@dataclass
 class Storage:
-    """`size` numbers of a class such as FloatStorage; `read` gives the bytes of a key when they are needed."""
+    """The numbers of a reference ('storage', class, key, device, size, …); `read` gives the bytes of a key."""
 
-    name: str
-    key: str
-    size: int
-    read: Callable
-
-    @property
-    def bytes(self):
-        return self.size * np.dtype(DTYPES[self.name]).itemsize
+    def __init__(self, read, reference):
+        if not isinstance(reference, tuple):
+            raise Refused(f"a reference of type {type(reference).__name__}, a tuple expected")
+        _, self.name, key, _, self.size = reference[:5]
+        self.key, self.read = pickles.text(key), read
+        if not isinstance(self.name, str) or self.name not in DTYPES:
+            raise Refused(f"a storage of class {quoted(self.name)}")
+        pickles.sizes((self.size,), "storage")
+        if any(view is not None for view in reference[5:]):
+            raise Refused("a storage that is a view of another one; save it again with a newer PyTorch")
+        self.dtype = np.dtype(DTYPES[self.name])
+        self.bytes = self.size * self.dtype.itemsize
 
     def data(self):
+        """The bytes, read when they are needed."""
         found = self.read(self.key)
         if found is None or len(found) < self.bytes:
             raise Refused(
-                f"storage {quoted(self.key)} should have {self.bytes:,} bytes ({self.size:,} numbers), "
-                f"but the file has {'no such entry' if found is None else f'{len(found):,} bytes'}"
+                f"storage {quoted(self.key)} should have {self.bytes:,} bytes ({self.size:,} numbers), but the file "
+                f"has {'no such entry' if found is None else f'{len(found):,} bytes'}"
             )
         return found
 
@@ -79,24 +81,14 @@ class Tensor:
     @property
     def dtype(self):
         """The name of the dtype, as NumPy has it."""
-        return "bfloat16" if self.storage.name == "BFloat16Storage" else np.dtype(DTYPES[self.storage.name]).name
+        return "bfloat16" if self.storage.name == "BFloat16Storage" else self.storage.dtype.name
 
     def array(self):
         """The tensor as an array of its own dtype, or of float32 for bfloat16, which NumPy does not have."""
-        dtype = np.dtype(DTYPES[self.storage.name])
+        dtype = self.storage.dtype
         strides = [s * dtype.itemsize for s in self.stride]
         values = np.ndarray(self.shape, dtype, self.storage.data(), self.offset * dtype.itemsize, strides)
         return (values.astype(np.uint32) << 16).view(np.float32) if self.dtype == "bfloat16" else values
-
-
-def stand_in(name):
-    """The stand-in for a name in such a pickle; a class of storages is its name."""
-    module, _, last = name.partition(" ")
-    if module == "torch" and last.endswith("Storage"):
-        return last
-    if module.partition(".")[0] in BYSTANDERS or name in BYSTANDER_NAMES:
-        return Inert()
-    return STAND_INS.get(name)
 
 
 STAND_INS = pickles.NUMPY | {
@@ -105,18 +97,14 @@ STAND_INS = pickles.NUMPY | {
 }
 
 
-def storage_of(read, reference):
-    """The Storage that ('storage', class, key, device, size, …) refers to."""
-    if not isinstance(reference, tuple):
-        raise Refused(f"a reference of type {type(reference).__name__}, a tuple expected")
-    _, name, key, _, size = reference[:5]
-    key = pickles.text(key)
-    if not isinstance(name, str) or name not in DTYPES:
-        raise Refused(f"a storage of class {quoted(name)}")
-    pickles.sizes((size,), "storage")
-    if any(view is not None for view in reference[5:]):
-        raise Refused("a storage that is a view of another one; save it again with a newer PyTorch")
-    return Storage(name, key, size, read)
+def stand_in(name):
+    """The stand-in for "module name"; that of a class of storages is the name."""
+    module, _, last = name.partition(" ")
+    if module == "torch" and last.endswith("Storage"):
+        return last
+    if module.partition(".")[0] in BYSTANDERS or name in BYSTANDER_NAMES:
+        return Inert()
+    return STAND_INS.get(name)
 
 
 def read_zip(raw):
@@ -144,7 +132,10 @@ def read_zip(raw):
 
     if read("byteorder") not in (None, b"little"):
         raise Refused("written on a big-endian machine; save it again on a little-endian one")
-    storage = functools.partial(storage_of, lambda key: read(f"data/{key}"))
+
+    def storage(reference):
+        return Storage(lambda key: read(f"data/{key}"), reference)
+
     return pickles.load(read("data.pkl"), stand_in, storage)[0]
 
 
@@ -185,7 +176,7 @@ def read_stream(raw):
     storages, data = {}, {}
 
     def storage(reference):
-        made = storage_of(data.get, reference)
+        made = Storage(data.get, reference)
         return storages.setdefault(made.key, made)
 
     value, place = pickles.load(raw, stand_in, storage, place)

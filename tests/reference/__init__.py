@@ -2,8 +2,8 @@
 
 Nothing here knows minnl. A function has the name and the arguments of its twin in minnl.functional and takes NumPy
 arrays; ``X_backward(gy, ...)`` takes the gradient that arrives at X's result, then X's own arguments, and gives the
-gradients of X's array inputs as a tuple. The pages of docs/ops show these loops beside the ops; tests/test_reference.py
-holds the ops to them.
+gradients of X's array inputs as a tuple. The pages of docs/ops show these loops beside the ops;
+tests/ops/test_reference.py holds the ops to them.
 """
 
 from tests.reference.affinities import *  # noqa: F403

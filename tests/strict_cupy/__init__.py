@@ -1,8 +1,8 @@
 """A strict stand-in for CuPy: NumPy arrays that obey CuPy's rules, so that GPU code runs where there is no GPU.
 
 ``with installed() as cupy:`` puts it in sys.modules; from then on ``device("gpu")`` works and everything above
-backend.py takes its GPU path, in NumPy. It refuses what CuPy refuses (tried on CuPy 14.2; tests/test_cupy_rules.py
-compares the names with the real ones where CuPy is installed):
+backend.py takes its GPU path, in NumPy. It refuses what CuPy refuses (tried on CuPy 14.2;
+tests/engine/test_cupy_rules.py compares the names with the real ones where CuPy is installed):
 
 - an array is no ``np.ndarray``, never becomes one by itself, and never meets one in an operation;
 - reductions and single elements are 0-d arrays, whose dtype promotes as an array's does;
@@ -192,7 +192,7 @@ class MemoryPool:
 
 
 class Stream:
-    """Work that is done at once; tests/test_ahead.py has streams that take their time."""
+    """Work that is done at once; tests/data/test_ahead.py has streams that take their time."""
 
     def __init__(self, non_blocking=False):
         pass

@@ -1,0 +1,399 @@
+"""Fast convolution: every method by itself, over shapes at random, against the textbook body in float64."""
+
+import contextlib
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import minnl
+from minnl import Tensor
+from minnl import functional as F
+from minnl.kernels.conv3d import cpu as conv
+from minnl.kernels.conv3d import im2col as conv_columns
+from minnl.kernels.conv3d import im2col_blocks as columns
+from minnl.kernels.conv3d import points as conv_points
+from minnl.kernels.conv3d import taps as conv_taps
+from minnl.kernels.conv3d import tiles as winograd
+from minnl.kernels.conv3d import winograd as conv_winograd
+from minnl.kernels.runtime import matmul as gemm
+from minnl.kernels.runtime import panels, threads
+from tests.fast import agree, arrays, as_before, outcome, same_bits, small_panels  # noqa: F401 (as_before is a fixture)
+
+QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+METHODS = {
+    "taps": (conv_taps,),
+    "columns": (conv_columns,),
+    "columns, lines shared": (conv_columns,),
+    "columns, lines shared, by frames": (conv_columns,),
+    **{f"winograd {m}": (conv_winograd, m) for m in winograd.POINTS},
+}
+WINDOWS = [method for method in METHODS if "winograd" not in method]
+WINOGRAD = 1e-4  # of the largest value; what the other methods have to keep is agree's default
+
+
+@contextlib.contextmanager
+def cut(block, shared, wide):
+    """Columns in blocks of that size; and whether windows share their lines, where they have any in common."""
+
+    def shares_lines(weight, stride, dilation, width):
+        return shared and dilation[1] == 1 and weight[1] > stride[1]
+
+    planned = (columns.tasks, columns.upright_shapes, winograd.regions)  # once for its shapes
+    with mock.patch.multiple(columns, BLOCK_ELEMENTS=block, shares_lines=shares_lines, WIDE=wide):
+        for of_shapes in planned:
+            of_shapes.cache_clear()
+        yield
+    for of_shapes in planned:
+        of_shapes.cache_clear()
+
+
+@st.composite
+def convolutions(draw, window=None, steps=True, groups=True):
+    """(shape of x, shape of weight, arguments) of a convolution whose windows fit."""
+    axes = []
+    for axis in range(3):
+        kernel = window[axis] if window and window[axis] else draw(st.integers(1, 3))
+        stride, dilation = draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (3, 1)] if steps else [(1, 1)]))
+        axes.append((kernel, stride, dilation, draw(st.integers(0, 4))))
+    kernel, stride, dilation, padding = zip(*axes, strict=True)
+    if max(stride) > 1:
+        dilation = (1, 1, 1)
+    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, _, d, p in zip(kernel, stride, dilation, padding, strict=True)]
+    sizes = [draw(st.integers(n, n + 9)) for n in least]
+    group = draw(st.sampled_from([1, 1, 2])) if groups else 1
+    n, c, k = draw(st.integers(1, 6)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    arguments = {"stride": stride, "padding": padding, "dilation": dilation, "groups": group}
+    return (n, *sizes, c * group), (*kernel, c, k * group), arguments
+
+
+@contextlib.contextmanager
+def by(method, block=columns.BLOCK_ELEMENTS):
+    """Every convolution by that method, whatever would be quickest."""
+    choice = mock.patch.object(conv, "choose", lambda *shapes, gradient=False: METHODS[method])
+    with choice, cut(block, "shared" in method, 1 if "frames" in method else columns.WIDE):
+        yield
+
+
+@QUICK
+@given(case=convolutions(), bias=st.booleans())
+def test_chosen(case, bias):
+    x, weight, arguments = case
+    agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight, *([weight[-1:]] if bias else [])), WINOGRAD)
+
+
+@pytest.mark.parametrize(
+    "x, weight, arguments",
+    [
+        ((1, 2, 56, 56, 32), (2, 1, 1, 32, 32), {"stride": (2, 1, 1)}),
+        ((1, 1, 56, 56, 32), (1, 3, 1, 32, 32), {"dilation": (1, 2, 1)}),
+        ((1, 1, 60, 64, 32), (1, 2, 1, 32, 48), {"stride": (1, 2, 1)}),
+        ((1, 1, 64, 64, 32), (1, 4, 1, 32, 32), {"stride": (1, 4, 1)}),
+        ((1, 3, 58, 56, 32), (3, 3, 1, 32, 32), {"stride": (1, 2, 1)}),
+        ((1, 3, 58, 56, 32), (3, 3, 1, 32, 32), {"stride": (1, 3, 1)}),
+        ((1, 1, 60, 56, 48), (1, 5, 1, 48, 32), {"dilation": (1, 3, 1), "padding": (0, 6, 0)}),
+    ],
+)
+def test_windows_one_place_wide(x, weight, arguments):
+    """Sums of ones are whole numbers, which both bodies get exactly."""
+    inputs = [np.ones(shape, np.float32) for shape in (x, weight)]
+    results = []
+    for mode in minnl.dispatch.MODES:
+        with minnl.use_kernels(mode):
+            leaves = [Tensor(a, requires_grad=True) for a in inputs]
+            y = F.conv3d(*leaves, **arguments)
+            y.backward(np.ones_like(y.data))
+            results.append([y.data, *(leaf.grad for leaf in leaves)])
+    for textbook, fast in zip(*results, strict=True):
+        np.testing.assert_array_equal(fast, textbook)
+
+
+def test_the_example_of_the_issue():
+    y = F.conv3d(Tensor(np.ones((1, 2, 56, 56, 32), "f4")), Tensor(np.ones((2, 1, 1, 32, 32), "f4")), stride=(2, 1, 1))
+    assert (y.data == 64).all()
+
+
+@pytest.mark.parametrize("block", [1, 50, 1000])
+@pytest.mark.parametrize("method", WINDOWS)
+@QUICK
+@given(case=convolutions())
+def test_method(method, block, case):
+    x, weight, arguments = case
+    small = {"BLOCK_ELEMENTS": block, "SUM_ROWS": block, "SUM_PRODUCTS": 1}
+    with (
+        by(method, block),
+        mock.patch.multiple(conv_taps, **small, SUM_ELEMENTS=0 if block == 50 else conv_taps.SUM_ELEMENTS),
+        mock.patch.multiple(conv_columns, SUM_ROWS=block, LONG_SUM_ROWS=block, LARGE_SUM=block),
+        mock.patch.object(columns, "ROWS", block),
+    ):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("few", [0, 10**6])  # tasks have some positions each; or some channels each
+@pytest.mark.parametrize("block", [1, 50, 10**6])
+@QUICK
+@given(case=convolutions((1, 1, 1)))
+def test_points(block, few, case):
+    x, weight, arguments = case
+    arguments["padding"] = 0
+    with (
+        mock.patch.object(threads, "tasks_for", lambda flops: 4),
+        mock.patch.multiple(conv_points, GATHERED=block, ROWS=2, SUM_ROWS=2, CHANNELS=1, FEW=few),
+    ):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+        same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("block", [1, 300, 10**6])
+@QUICK
+@given(case=convolutions((None, 1, 1)))
+def test_columns_along_time_alone(block, case):
+    x, weight, arguments = case
+    for name in ("stride", "padding", "dilation"):
+        arguments[name] = arguments[name][0], *((0, 0) if name == "padding" else (1, 1))
+    with (
+        by("columns, lines shared", block),
+        mock.patch.object(columns, "ROWS", 4),
+        mock.patch.object(conv_columns, "LARGE_SUM", block),
+    ):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("block", [1, 100, 8192])
+@pytest.mark.parametrize("m", winograd.POINTS)
+@QUICK
+@given(case=convolutions((None, 3, 3), steps=False, groups=False))
+def test_winograd(m, block, case):
+    x, weight, arguments = case
+    assume(arguments["padding"][0] < weight[0])
+    small = dict.fromkeys(("BLOCK_ELEMENTS", "SLAB_ELEMENTS", "WEIGHT_PIECE"), block)
+    for partial in (0, 10**9):  # one sum for all, or each part its own
+        with (
+            by(f"winograd {m}"),
+            mock.patch.multiple(conv_winograd, PARTIAL_ELEMENTS=partial, **small),
+            mock.patch.object(winograd, "REGION_ELEMENTS", 20 * block),
+        ):
+            agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight), WINOGRAD)
+
+
+@pytest.mark.parametrize("m", winograd.POINTS)
+def test_winograd_cuts_a_large_weight_by_its_output_channels(m):
+    with by(f"winograd {m}"), mock.patch.object(conv_winograd, "WEIGHT_ELEMENTS", (m + 2) ** 2 * 3 * 5 * 2):
+        agree(lambda *t: F.conv3d(*t, padding=1), arrays((2, 3, 7, 6, 5), (3, 3, 3, 5, 7)), WINOGRAD)
+
+
+@pytest.mark.parametrize("m", winograd.POINTS)
+def test_winograd_matrices_compute_a_correlation(m):
+    """A^T [(G w G^T) * (B^T d B)] A is the correlation of d with w."""
+    rng = np.random.default_rng(0)
+    at, g, bt = (matrix.astype(float) for matrix in winograd.transforms(m))
+    d, w = rng.normal(size=(m + 2, m + 2)), rng.normal(size=(3, 3))
+    y = at @ ((g @ w @ g.T) * (bt @ d @ bt.T)) @ at.T
+    expected = [[(d[i : i + 3, j : j + 3] * w).sum() for j in range(m)] for i in range(m)]
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("padding", "stride"), [("same", 1), *((p, s) for p in ("valid", (3, 5, 4)) for s in (1, 2, (1, 3, 2)))]
+)
+@pytest.mark.parametrize("method", WINDOWS)
+def test_padding_wider_than_the_window(method, stride, padding):
+    for shape in ((1, 5, 7, 6, 3), (5, 5, 7, 6, 3)):
+        with by(method):
+            agree(lambda x, w: F.conv3d(x, w, stride=stride, padding=padding), arrays(shape, (2, 3, 2, 3, 4)))
+
+
+def test_arrays_that_are_not_contiguous():
+    for method in METHODS:
+        with by(method):
+            agree(
+                lambda x, w: F.conv3d(x.transpose(0, 1, 3, 2, 4), w, padding=1),
+                arrays((2, 4, 5, 6, 3), (3, 3, 3, 3, 4)),
+                WINOGRAD,
+            )
+            x, w = (np.asarray(a, np.float32, order="F") for a in arrays((2, 4, 5, 6, 3), (3, 3, 3, 3, 4)))
+            expected = F.conv3d(Tensor(np.ascontiguousarray(x)), Tensor(np.ascontiguousarray(w))).data
+            np.testing.assert_array_equal(F.conv3d(Tensor(x), Tensor(w)).data, expected)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_same_bits_on_any_number_of_threads(method, frames):
+    inputs = arrays((3, 4, 17, 15, 24), (frames, 3, 3, 24, 40), (40,))
+    with (
+        by(method, 5000),
+        mock.patch.object(conv_winograd, "BLOCK_ELEMENTS", 400),
+        mock.patch.multiple(conv_taps, BLOCK_ELEMENTS=1000, LARGE=900, ROWS=16),
+    ):
+        agree(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs, WINOGRAD)
+        same_bits(lambda *t: F.conv3d(*t, padding=(frames // 2, 1, 1)), inputs)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "stride", "expected"),
+    [
+        ((4, 8, 28, 28, 64), (1, 3, 3, 64, 64), (1, 1, 1), conv_winograd),
+        ((4, 4, 14, 14, 128), (3, 3, 3, 128, 128), (1, 1, 1), conv_winograd),
+        ((4, 8, 28, 28, 64), (1, 1, 1, 64, 256), (1, 1, 1), conv_points),
+        ((4, 4, 28, 28, 256), (1, 1, 1, 256, 512), (1, 2, 2), conv_points),
+        ((4, 8, 28, 28, 256), (3, 1, 1, 256, 64), (1, 1, 1), conv_columns),
+        ((4, 4, 7, 7, 1024), (3, 1, 1, 1024, 256), (1, 1, 1), conv_taps),
+        ((4, 4, 4, 4, 512), (1, 3, 3, 512, 512), (1, 1, 1), conv_taps),
+        ((4, 8, 112, 112, 3), (1, 7, 7, 3, 64), (1, 2, 2), conv_columns),
+        ((32, 16, 32, 32, 1), (5, 7, 7, 1, 16), (2, 2, 2), conv_columns),
+    ],
+)
+def test_choice(x, weight, stride, expected):
+    pads = [(k // 2, k // 2) for k in weight[:3]]
+    y = (x[0], *((n + 2 * p - k) // s + 1 for n, (p, _), k, s in zip(x[1:4], pads, weight, stride, strict=False)))
+    assert conv.choose(x, weight, (*y, weight[4]), stride, tuple(pads), (1, 1, 1))[0] is expected
+
+
+def test_inputs_that_no_window_sees():
+    """In the input's gradient a phase of a stride that does not divide has more positions than there are outputs."""
+    agree(lambda x, w: F.conv3d(x, w, stride=(2, 3, 3)), arrays((1, 6, 6, 5, 2), (3, 2, 3, 2, 2)))
+    one, none = (1, 1, 1), ((0, 0),) * 3
+    assert conv.choose((1, 2, 2, 2, 4), (*one, 4, 4), (1, 2, 2, 2, 4), one, none, one) == (conv_points,)
+    assert conv.choose((1, 2, 2, 2, 4), (*one, 4, 4), (1, 2, 2, 3, 4), one, none, one) != (conv_points,)
+
+
+def test_columns_sum_up_gradients_of_smaller_weights_than_they_multiply_with():
+    shapes = (4, 4, 14, 14, 256), (1, 3, 3, 256, 256), (4, 4, 7, 7, 256), (1, 2, 2), ((0, 0), (1, 1), (1, 1)), (1, 1, 1)
+    assert conv.choose(*shapes) == (conv_columns,)
+    assert conv.choose(*shapes, gradient=True) == (conv_taps,)
+
+
+@pytest.mark.parametrize(
+    ("weight", "stride", "width", "expected"),
+    [
+        ((5, 7, 7, 1, 16), (2, 2, 2), 12, True),
+        ((1, 3, 3, 16, 16), (1, 1, 1), 12, True),
+        ((1, 7, 7, 3, 64), (1, 2, 2), 40, False),  # 64 outputs are more than the lines of 3 channels
+        ((1, 7, 7, 3, 64), (1, 2, 2), 56, True),  # but nothing has to be copied where lines are long
+        ((1, 3, 3, 128, 128), (1, 2, 2), 14, False),  # one line in three is shared
+        ((3, 1, 1, 16, 16), (1, 1, 1), 56, False),
+    ],
+)
+def test_lines_are_shared_where_it_saves_copies(weight, stride, width, expected):
+    assert columns.shares_lines(weight, stride, (1, 1, 1), width) is expected
+    assert not columns.shares_lines(weight, stride, (1, 2, 1), width)
+
+
+@pytest.mark.parametrize(
+    ("method", "block", "expected"),
+    [
+        ("columns", 2 * 10 * 27 * 4, [2 * 10 * 27 * 4]),  # two lines of windows at a time
+        ("columns, lines shared", 2 * 100 * 9 * 4 * 12, [2 * 100 * 9 * 4 * 10]),  # two samples
+        ("columns, lines shared, by frames", 10 * 9 * 4 * 7, [10 * 9 * 4 * 6]),  # five lines of windows
+    ],
+)
+def test_columns_are_never_more_than_a_block(method, block, expected, monkeypatch):
+    sizes, gather = set(), conv_columns.Columns.gather
+
+    def watched(self, *given):
+        sizes.add(self.block.numbers)
+        return gather(self, *given)
+
+    monkeypatch.setattr(conv_columns.Columns, "gather", watched)
+    with by(method, block):
+        outcome(lambda x, w: F.conv3d(x, w, padding=1), arrays((4, 10, 10, 10, 4), (3, 3, 3, 4, 4)), "fast")
+    assert sizes == set(expected)
+
+
+@QUICK
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.integers(0, 2))
+def test_products_in_pieces(rows, depth, columns, small, batch):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(*(2, 3)[:batch], rows, depth)).astype(np.float32)
+    b = rng.normal(size=(depth, columns)).astype(np.float32)
+    out = np.empty((*a.shape[:-1], columns), np.float32)
+    gemm._piece.cache_clear()
+    with mock.patch.object(gemm, "SMALL", 5000 if small else gemm.SMALL):
+        assert gemm.multiply(a, b, out) is out
+    gemm._piece.cache_clear()
+    np.testing.assert_allclose(out, a.astype(float) @ b.astype(float), atol=1e-4 * depth)
+
+
+@QUICK
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 12), st.booleans(), st.integers(0, 2))
+def test_products_by_panels(rows, depth, count, turned, batch):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(*(2, 3)[:batch], rows, 2 * depth)).astype(np.float32)[..., :depth]
+    b = rng.normal(size=(depth, 4 * count)).astype(np.float32)
+    b = np.asfortranarray(b) if turned else b
+    out = np.full((*a.shape[:-1], 8 * count), 7, np.float32)
+    with small_panels():
+        apart, wide = panels.worth_panels(b, rows * 4), panels.width(depth, 4 * count)
+        assert (apart is None) == (b.size <= 16 or wide == 4 * count)
+        if apart is not None:
+            assert apart.flags.c_contiguous and apart.shape == (4 * count // wide, depth, wide)
+            panels.multiply(a, apart, out[..., : 4 * count])
+            np.testing.assert_allclose(out[..., : 4 * count], a.astype(float) @ b.astype(float), atol=1e-4)
+    assert (out[..., 4 * count :] == 7).all()
+
+
+@QUICK
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(1, 3), st.booleans(), st.booleans())
+def test_products_of_stacks_by_panels(rows, depth, columns, batch, turned, fresh):
+    """Each first factor has a second factor of its own, and it may be a transposed view."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(batch, depth, rows) if turned else (batch, rows, depth)).astype(np.float32)
+    a = a.swapaxes(1, 2) if turned else a
+    b = rng.normal(size=(batch, depth, 2 * columns)).astype(np.float32)
+    out = np.ones((batch, rows, 2 * columns), np.float32)
+    expected = a.astype(float) @ b + (0 if fresh else 1)
+    with small_panels():
+        for width in (2, 2 * columns):
+            apart, there = panels.in_panels(b, width), out.copy()
+            assert (width < 2 * columns) <= (not np.shares_memory(apart, b))
+            panels.add_product(a, apart, there, fresh)
+            np.testing.assert_allclose(there, expected, atol=1e-4)
+
+
+def test_what_is_worth_panels(monkeypatch):
+    monkeypatch.setattr(panels, "has_small", lambda: True)
+
+    def width(depth, columns, rows, turned=False):
+        b = np.empty((columns, depth), np.float32).T if turned else np.empty((depth, columns), np.float32)
+        apart = panels.worth_panels(b, rows)
+        return apart is not None and apart.shape[2]
+
+    assert [width(depth, 512, 3136) for depth in (64, 160, 256, 512, 1024, 2048)] == [64, 64, 32, 64, 64, False]
+    assert [panels.width(256, columns) for columns in (512, 1568, 784, 400, 196, 36)] == [32, 32, 112, 80, 196, 36]
+    assert [panels.width(784, columns) for columns in (512, 1568, 784, 400, 196, 36)] == [64, 32, 16, 80, 196, 36]
+    assert [panels.width(depth, 1024) for depth in (16, 1400, 10_000)] == [64, 32, 1024], "long sums"
+    assert panels.width(784, 512, turned=True) == 32
+    assert not width(64, 64, 10**6), "in the cache as it is"
+    assert not width(256, 100, 10**6), "columns that make no equal panels"
+    assert not width(1024, 1024, 255) and width(1024, 1024, 256) and not width(1024, 1024, 1023, True), "few rows"
+    assert not width(256, 64, 784), "little work"
+    assert width(1024, 4096, 10**6) and not width(1024, 4096 + 64, 10**6), "a large copy"
+    monkeypatch.setattr(panels, "has_small", lambda: False)
+    assert not width(256, 512, 3136) and panels.width(256, 512) == 512
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+@QUICK
+@given(case=convolutions((1, 1, 1)))
+def test_points_by_panels(few, case):
+    x, weight, arguments = case
+    x, weight, arguments["padding"] = (*x[:4], 4 * x[4]), (*weight[:3], 4 * weight[3], 4 * weight[4]), 0
+    with (
+        small_panels(),
+        mock.patch.object(threads, "tasks_for", lambda flops: 4),
+        mock.patch.multiple(conv_points, GATHERED=50, ROWS=2, SUM_ROWS=2, CHANNELS=8, FEW=few),
+    ):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+        same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if "columns" in method])
+@QUICK
+@given(case=convolutions())
+def test_columns_by_panels(method, case):
+    x, weight, arguments = case
+    x, weight = (*x[:4], 2 * x[4]), (*weight[:3], 2 * weight[3], 4 * weight[4])
+    with small_panels(), by(method, 200), mock.patch.object(columns, "ROWS", 4):
+        agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
