@@ -9,7 +9,7 @@
     python train.py --evaluate runs/NAME                test accuracy of its best checkpoint
     python train.py --evaluate runs/NAME --views 10x3   as published: 10 clips x 3 crops of each video
     python train.py --predict clip.mp4 --checkpoint runs/NAME
-    python train.py --plan                              the bill (shapes, memory, multiply-adds) instead of a run
+    python train.py --plan                              a cost summary (shapes, memory, multiply-adds), no run
 
 docs/training.md explains every option and gives recipes.
 """
@@ -25,7 +25,7 @@ import minnl
 from minnl import data
 from minnl.checks import clean, listed, printable
 from minnl.data import views
-from minnl.study import bill, pictures
+from minnl.study import cost_summary, pictures
 from minnl.training import Trainer, checkpoint, recipes
 from minnl.training.command_line import arguments, check, refuse_changes
 from minnl.training.evaluation import MEMORY, at_once, evaluate, evaluate_views, probabilities
@@ -38,15 +38,7 @@ from models.run_config import build, instantiation, published
 
 RUNTIME = ("device", "workers", "threads", "save_every")  # options that may differ when a run is resumed
 OF_A_CALL = ("max_steps", "plan", "memory", "debug")  # options of a single call, which may differ too
-NOT_KEPT = (
-    "resume",
-    "evaluate",
-    "predict",
-    "checkpoint",
-    "views",
-    "scores",
-    "given",
-)  # not stored by a run
+NOT_KEPT = ("resume", "evaluate", "predict", "checkpoint", "views", "scores", "given")  # options that no run stores
 
 
 def main(argv=None):
@@ -234,9 +226,9 @@ def read(path, run=False):
 def plan(args, model, shape):
     available = args.memory * 1e9 if args.memory else minnl.backend.memory_of(model.parameters()[0].device)
     slots = len(recipes.optimizer(model.parameters(), vars(args)).slots)
-    print(bill.table(bill.plan(model, (args.batch_size, *shape), slots), available))
+    print(cost_summary.table(cost_summary.summarize(model, (args.batch_size, *shape), slots), available))
     if available is None:
-        print("this system does not report its memory; with --memory GB the bill says how many clips fit")
+        print("this system does not report its memory; with --memory GB the cost summary says how many clips fit")
     return 0
 
 

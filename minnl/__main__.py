@@ -8,8 +8,6 @@ export      a checkpoint under the names of others
 ablate      the paper's ablations, tables 2a to 2g
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -4,8 +4,6 @@ What came may be the user's, or a file's, and a file may hold anything: :func:`q
 short and harmless.
 """
 
-from __future__ import annotations
-
 import math
 import numbers
 import operator

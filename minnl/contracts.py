@@ -1,7 +1,5 @@
 """What the engine asks for: numbers for a Tensor, one array from a forward, a gradient an input from a backward."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minnl import backend

@@ -56,7 +56,7 @@ def debug() -> Iterator[None]:
 
 @contextlib.contextmanager
 def module_paths():
-    """Context in which modules note their names although nothing is watched (the bill before a run)."""
+    """Context in which modules note their names although nothing is watched (the cost summary before a run)."""
     before, _state.tracking = _state.tracking, True
     try:
         yield
@@ -126,7 +126,7 @@ def after_forward(op, arrays, y):
         _blame(
             op, "forward", f"the output of shape {y.shape} is the first with NaN or infinity; inputs {_shapes(arrays)}"
         )
-    op.fingerprints = {key: _fingerprint(getattr(op, key, None)) for key in op.keeps}
+    op.fingerprints = {key: _fingerprint(getattr(op, key, None)) for key in op.saved_for_backward}
 
 
 def before_backward(op):

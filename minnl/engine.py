@@ -46,7 +46,7 @@ class _State(threading.local):
     """What a thread has switched on; threads do not see each other's."""
 
     recording = True
-    plan: Any = None  # a study.bill.Plan, which ops tell of themselves instead of computing: see Op.infer
+    plan: Any = None  # a study.cost_summary.Plan, which ops tell of themselves instead of computing: see Op.infer
 
 
 state = _State()
@@ -201,14 +201,14 @@ class Tensor(Methods):
 class Op:
     """One differentiable function: forward and backward on plain arrays, side by side.
 
-    A subclass writes ``forward(*arrays) -> array`` and ``backward(gy) -> tuple`` (a gradient, or None, for each
-    input) and names in `keeps` the attributes that forward leaves on `self` for backward: the engine drops them as
-    the sweep passes, counts them for the bill before a run, and in debug mode watches them for edits.
+    A subclass writes ``forward(*arrays) -> array`` and ``backward(gy) -> tuple`` (a gradient, or None, for each input).
+    `saved_for_backward` names the attributes that forward leaves on `self` for backward. The engine drops them as the
+    sweep passes, counts their bytes in the cost summary before a run, and in debug mode watches them for edits.
     ``self.needs[i]`` says whether input i wants a gradient (under no_grad none does). ``self.xp`` is numpy or cupy.
     An op object is called once, for it carries what its one backward needs.
     """
 
-    keeps: tuple[str, ...] = ()
+    saved_for_backward: tuple[str, ...] = ()
     converts = False  # whether forward may return another dtype than its inputs have, or move to another device
     multiply_adds = 0  # of one forward; set by `infer` where it is not nothing
     sources: tuple[Any, ...] | None = None  # of each input: an Op, a leaf Tensor, or None if it wants no gradient
@@ -225,15 +225,18 @@ class Op:
         raise NotImplementedError(f"{self.name} has no backward")
 
     def infer(self, *arrays: Any, **_: Any) -> Any:
-        """What `forward` returns and keeps, for arrays of shapes without memory (see :func:`hollow`).
+        """What `forward` returns and keeps, for arrays of shapes without memory (see :func:`meta_array`).
 
         The default computes, which is right for views and small results; ops with large ones say their shapes.
         """
         return self.forward(*arrays)
 
     def __init_subclass__(cls) -> None:
-        if isinstance(cls.keeps, str):
-            raise TypeError(f"{cls.__name__}: keeps must be a tuple of names; write keeps = ({cls.keeps!r},)")
+        if isinstance(cls.saved_for_backward, str):
+            raise TypeError(
+                f"{cls.__name__}: saved_for_backward must be a tuple of names; "
+                f"write saved_for_backward = ({cls.saved_for_backward!r},)"
+            )
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         name = self.name
@@ -283,9 +286,9 @@ class Op:
     def release(self) -> None:
         """Drop the way back and everything kept for it."""
         self.sources = None
-        for key in self.keeps:
+        for key in self.saved_for_backward:
             if self.__dict__.pop(key, self) is self:
-                raise TypeError(f"{self.name}: keeps names {key!r}, but forward left no self.{key}")
+                raise TypeError(f"{self.name}: saved_for_backward names {key!r}, but forward left no self.{key}")
 
 
 def backward(root, grad=None, retain_graph=False):
@@ -346,7 +349,7 @@ class Accumulation:
 
 def _plus(a, b):
     if state.plan is not None:
-        return hollow(a.shape, a.dtype)
+        return meta_array(a.shape, a.dtype)
     op = Accumulation()
     op.__class__ = dispatch.kernel_of(op, (a, b)) or Accumulation
     return op.forward(a, b)
@@ -387,7 +390,7 @@ def check_inputs(op, inputs):
     return tuple([x._data for x in inputs])
 
 
-def hollow(shape, dtype):
+def meta_array(shape, dtype):
     """An array of a shape that takes no memory (every element is the same zero), for planning."""
     memory = np.zeros((), dtype)
     array = np.broadcast_to(memory, shape)

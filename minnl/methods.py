@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -125,8 +125,8 @@ class Methods:
     __matmul__, __rmatmul__, __imatmul__ = F.matmul, _reflected(F.matmul), _in_place("@=", F.matmul)
     __neg__, __abs__, __getitem__ = F.neg, F.abs, F.index
 
-    __eq__: Callable[[Tensor, Any], Array] = _comparison("eq", "==")  # type: ignore[assignment]
-    __ne__: Callable[[Tensor, Any], Array] = _comparison("ne", "!=")  # type: ignore[assignment]
+    __eq__: ClassVar[Callable[[Tensor, Any], Array]] = _comparison("eq", "==")  # type: ignore[assignment]
+    __ne__: ClassVar[Callable[[Tensor, Any], Array]] = _comparison("ne", "!=")  # type: ignore[assignment]
     __lt__, __le__ = _comparison("lt", "<"), _comparison("le", "<=")
     __gt__, __ge__ = _comparison("gt", ">"), _comparison("ge", ">=")
     __hash__ = object.__hash__

@@ -1,7 +1,5 @@
 """What optimisers and clipping are handed: parameters and groups of them. Refused is what would go wrong in silence."""
 
-from __future__ import annotations
-
 from minnl import backend
 from minnl.engine import Tensor
 

@@ -5,8 +5,6 @@ up to 3 % of it are lost. So sums over any number of elements are added up in fl
 error is at most 1e-6 of the sum of the magnitudes (docs/ops/reduce.md).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 RUN = 4096  # rows whose products are added up within one matrix product

@@ -6,8 +6,6 @@ sliding-window op is a loop over taps, ``view(x)`` read in forward and ``view(gx
 scatter or atomics, though the windows overlap.
 """
 
-from __future__ import annotations
-
 import itertools
 import operator
 

@@ -18,7 +18,7 @@ BASIC = (18, 34)  # depths with two 3 x 3 convolutions a block, instead of a bot
 # none.
 FIRST_TEN = {"res3": (0, 1, 2, 3), "res4": (0, 1, 2, 3, 4, 5)}
 EVERY_OTHER = {"res3": (1, 3), "res4": (1, 3, 5)}
-PUBLISHED_BLOCKS: dict[int, dict[int, dict[str, tuple[int, ...]]]] = {
+PUBLISHED_BLOCKS: dict[int, dict[Any, dict[str, tuple[int, ...]]]] = {
     18: {1: {"res4": (0,)}},
     34: {1: {"res4": (4,)}, 5: EVERY_OTHER, 10: FIRST_TEN},
     50: {1: {"res4": (4,)}, 5: EVERY_OTHER, 10: FIRST_TEN},
@@ -201,8 +201,9 @@ class Config:
         """Indices of the residual blocks of a stage that a non-local block follows."""
         if self.non_local is None:
             return ()
-        blocks = self.blocks if isinstance(self.blocks, dict) else PUBLISHED_BLOCKS[self.depth][self.blocks]
-        return tuple(blocks.get(stage, ()))
+        if isinstance(self.blocks, dict):
+            return tuple(self.blocks.get(stage, ()))
+        return PUBLISHED_BLOCKS[self.depth][self.blocks].get(stage, ())  # type: ignore[index]
 
     def sizes(
         self, frames: int | None = None, height: int | None = None, width: int | None = None

@@ -85,20 +85,20 @@ def build(name: str, **changes: Any) -> VideoResNet:
     return VideoResNet(preset(name, **changes))
 
 
-def bill_of(made):
-    """The bill of a Config for one clip, from shapes alone, and its number of parameters, affine layers included."""
-    from minnl.study import bill
+def cost_summary_of(made):
+    """The cost summary of a Config for one clip, and the number of parameters, affine layers included."""
+    from minnl.study import cost_summary
 
     with nn.init.skipped():
         model = VideoResNet(made)
-    return bill.plan(model, (1, *made.clip)), sum(p.size for p in model.parameters())
+    return cost_summary.summarize(model, (1, *made.clip)), sum(p.size for p in model.parameters())
 
 
 def table():
     """Lines that list the presets with clip, parameters and multiply-adds."""
     lines = [f"{'name':<20} {'clip':<11} {'parameters':>11} {'multiply-adds':>14}"]
     for name, made in PRESETS.items():
-        plan, parameters = bill_of(made)
+        plan, parameters = cost_summary_of(made)
         clip = "x".join(map(str, made.clip[:3]))
         lines.append(f"{name:<20} {clip:<11} {parameters:>11,} {plan.multiply_adds / 1e9:>12.3f} G")
     return "\n".join(lines)
@@ -106,6 +106,6 @@ def table():
 
 def layers(name):
     """Lines that show a preset layer by layer."""
-    from minnl.study import bill
+    from minnl.study import cost_summary
 
-    return bill.table(bill_of(preset(name))[0])
+    return cost_summary.table(cost_summary_of(preset(name))[0])

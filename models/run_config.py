@@ -1,7 +1,5 @@
 """The network that the configuration of a run asks for."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

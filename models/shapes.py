@@ -1,7 +1,5 @@
 """The fields of Config that the shapes of a network's arrays show: all that decide how large it is."""
 
-from __future__ import annotations
-
 import re
 
 from models.config import BASIC, RESIDUAL_BLOCKS, STAGES

@@ -6,8 +6,6 @@ Forged numbers cannot make the reader take much time or memory: each is within a
 the network is must be those of the arrays, which are in the file.
 """
 
-from __future__ import annotations
-
 from minnl import nn
 from minnl.training import checkpoint, recipes
 from minnl.training.schema import check, choice, either, listed, maybe, real, record, table, text, whole

@@ -16,16 +16,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from minnl.kernels import cuda
+from minnl import kernels
 from minnl.kernels.runtime.cuda import FLOATS, FOLDER, OPTIONS, Source
 
 
 def sources():
     """{file: Source} of the package."""
-    modules = [importlib.import_module(f"{cuda.__name__}.{m.name}") for m in pkgutil.iter_modules(cuda.__path__)]
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, "minnl.kernels.")]
     found = {s.file: s for module in modules for s in vars(module).values() if isinstance(s, Source)}
-    if forgotten := {path.name for path in FOLDER.glob("*.cu")} - found.keys():
-        raise SystemExit(f"no Source of minnl.kernels.cuda names {', '.join(sorted(forgotten))}")
+    if forgotten := {str(path.relative_to(FOLDER)) for path in FOLDER.glob("**/*.cu")} - found.keys():
+        raise SystemExit(f"no Source of minnl.kernels names {', '.join(sorted(forgotten))}")
     return found.values()
 
 

@@ -10,8 +10,6 @@ files. While a run goes, a second `--resume` now and then must be refused.
 POSIX only: a run is a fork of this process, which has everything imported, so that a kill takes a second and not four.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 import json

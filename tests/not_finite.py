@@ -4,8 +4,6 @@ What the textbook makes of them on NumPy is what every other body has to make of
 tests/gpu/test_not_finite.py.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

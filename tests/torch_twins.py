@@ -4,8 +4,6 @@ An op's twin takes the arguments of the op. A case that composes several ops has
 what is written with operators alone runs on PyTorch's tensors as it stands.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

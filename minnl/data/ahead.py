@@ -6,8 +6,6 @@ a batch only after the step before has been launched, so its position in the dat
 ahead of the training.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

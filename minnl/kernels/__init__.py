@@ -16,11 +16,9 @@ from minnl.kernels.non_local.cuda_dot import CudaNonLocalDot
 from minnl.kernels.optim import cuda as optim_cuda
 from minnl.kernels.optim.cpu import CpuAdamW
 from minnl.kernels.pointwise import cuda as pointwise_cuda
-from minnl.kernels.pointwise.cuda_dropout import CudaDropout
-from minnl.kernels.pointwise.cuda_index import CudaIndex
+from minnl.kernels.pointwise.cpu import CpuAccumulation
 from minnl.kernels.pooling import cuda as pooling_cuda
-from minnl.kernels.pooling.max_pool import CpuMaxPool3d
-from minnl.kernels.runtime.accumulate import CpuAccumulation
+from minnl.kernels.pooling.cpu import CpuMaxPool3d
 from minnl.kernels.softmax import cuda as softmax_cuda
 from minnl.ops.adaptive_pool import AdaptiveAvgPool3d, AdaptiveMaxPool3d
 from minnl.ops.conv import Conv3d
@@ -52,9 +50,9 @@ register(AvgPool3d, "gpu", pooling_cuda.CudaAvgPool3d)
 register(BatchNorm, "gpu", batch_norm_cuda.CudaBatchNorm)
 register(Conv3d, "gpu", conv3d_cuda.CudaConv3d)
 register(CrossEntropy, "gpu", softmax_cuda.CudaCrossEntropy)
-register(Dropout, "gpu", CudaDropout)
+register(Dropout, "gpu", pointwise_cuda.CudaDropout)
 register(FrozenBatchNorm, "gpu", batch_norm_cuda.CudaFrozenBatchNorm)
-register(Index, "gpu", CudaIndex)
+register(Index, "gpu", pointwise_cuda.CudaIndex)
 register(LogSoftmax, "gpu", softmax_cuda.CudaLogSoftmax)
 register(MaxPool3d, "gpu", pooling_cuda.CudaMaxPool3d)
 register(NonLocalDot, "gpu", CudaNonLocalDot)

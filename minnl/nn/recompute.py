@@ -115,11 +115,11 @@ class TwoRuns(Op):
         self.buffers = [(part, name) for part, _ in self.modes for name in part._buffers]
         self.chance, self.called_from = random.get_state(), debugging.modules()
         named = [*module.named_parameters(), *module.named_buffers()]
-        self.keeps = (*(f"input{i}" for i in range(self.inputs)), *(f"module.{name}" for name, _ in named))
+        self.saved_for_backward = (*(f"input{i}" for i in range(self.inputs)), *(f"module.{name}" for name, _ in named))
 
     def forward(self, *arrays):
         buffers = [backend.copied(part._buffers[name]) for part, name in self.buffers]
-        self.__dict__.update(zip(self.keeps, (*arrays, *buffers), strict=True))
+        self.__dict__.update(zip(self.saved_for_backward, (*arrays, *buffers), strict=True))
         with engine.no_grad():
             return self.run([Tensor(x) for x in arrays[: self.inputs]]).data
 
@@ -138,7 +138,7 @@ class TwoRuns(Op):
         return tuple(grads.get(x) for x in leaves)
 
     def infer(self, *arrays):
-        """The first run, planned; and in `second` the ops of the second one, for the bill."""
+        """The first run, planned; and in `second` the ops of the second one, for the cost summary."""
         y = self.forward(*arrays)
         before, engine.state.plan = engine.state.plan, engine.state.plan.apart()
         try:
@@ -159,7 +159,7 @@ class TwoRuns(Op):
 
     def again(self):
         """The second run, with a graph: (its inputs, its output)."""
-        kept = [getattr(self, key) for key in self.keeps]
+        kept = [getattr(self, key) for key in self.saved_for_backward]
         inputs = [Tensor(x, requires_grad=need) for x, need in zip(kept[: self.inputs], self.needs, strict=False)]
         with self._one_at_a_time, self.as_before(kept[self.inputs :]), engine.recording(True):
             return inputs, self.run(inputs)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from minnl import windows
 from minnl.backend import Array
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import tensor
 from minnl.ops.reduce import first
 from minnl.sums import chosen, mean
@@ -58,26 +58,26 @@ class AdaptiveAvgPool3d(_Adaptive):
 
     def infer(self, x):
         self.shape = x.shape
-        return hollow((x.shape[0], *self.sizes, x.shape[4]), x.dtype)
+        return meta_array((x.shape[0], *self.sizes, x.shape[4]), x.dtype)
 
 
 class AdaptiveMaxPool3d(_Adaptive):
     r"""Largest value of each cell R(p): :math:`y_p = \max_{q\in R(p)} x_q`,
     :math:`\bar x_q = \sum_p \bar y_p\,[q = q^*_p]`, the first largest in row-major order; NaN wins.
 
-    Shapes: x (N, T, H, W, C) -> y (N, *sizes, C). Keeps the winner within its cell, one integer an output.
+    Shapes: x (N, T, H, W, C) -> y (N, *sizes, C). Keeps the argmax within its cell, one integer an output.
     """
 
     public_name = "adaptive_max_pool3d"
-    keeps = ("winner",)
+    saved_for_backward = ("argmax",)
 
     def forward(self, x):
         self.shape = x.shape
-        y, self.winner = self.empty(x, x.dtype), self.empty(x, self.xp.int64)
+        y, self.argmax = self.empty(x, x.dtype), self.empty(x, self.xp.int64)
         for p, region in self.cells(x.shape):
             values = x[region].reshape(x.shape[0], math.prod(x[region].shape[1:4]), x.shape[4])
             y[p] = best = values.max(axis=1)
-            self.winner[p] = first(values, best, axis=1)
+            self.argmax[p] = first(values, best, axis=1)
         return y
 
     def backward(self, gy):
@@ -86,13 +86,13 @@ class AdaptiveMaxPool3d(_Adaptive):
         for p, region in self.cells(self.shape):
             cell = gx[region]
             place = xp.arange(math.prod(cell.shape[1:4])).reshape(*cell.shape[1:4], 1)
-            cell += chosen(gy[p][:, None, None, None], self.winner[p][:, None, None, None] == place)
+            cell += chosen(gy[p][:, None, None, None], self.argmax[p][:, None, None, None] == place)
         return (gx,)
 
     def infer(self, x):
         self.shape = x.shape
-        y = hollow((x.shape[0], *self.sizes, x.shape[4]), x.dtype)
-        self.winner = hollow(y.shape, self.xp.int64)
+        y = meta_array((x.shape[0], *self.sizes, x.shape[4]), x.dtype)
+        self.argmax = meta_array(y.shape, self.xp.int64)
         return y
 
 

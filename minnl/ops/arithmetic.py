@@ -4,10 +4,8 @@ Every backward here ends in ``sum_to``: an input that broadcasting stretched was
 the sum over its uses.
 """
 
-from __future__ import annotations
-
 from minnl import backend
-from minnl.engine import Op, hollow
+from minnl.engine import Op, meta_array
 from minnl.ops.arguments import broadcast_shape, tensors
 from minnl.sums import chosen, sum_to
 
@@ -21,8 +19,8 @@ class _Binary(Op):
         return super().__call__(a, b)
 
     def infer(self, a, b):
-        self.__dict__.update({key: array for key, array in (("a", a), ("b", b)) if key in self.keeps})
-        return hollow(broadcast_shape(self.name, a.shape, b.shape), a.dtype)
+        self.__dict__.update({key: array for key, array in (("a", a), ("b", b)) if key in self.saved_for_backward})
+        return meta_array(broadcast_shape(self.name, a.shape, b.shape), a.dtype)
 
     def shares(self, ga, gb):
         """Both gradients summed back to the shapes of their inputs; not computed where nobody asks."""
@@ -60,7 +58,7 @@ class Mul(_Binary):
     r"""Product: :math:`y = ab`, :math:`\bar a = \bar y b`, :math:`\bar b = \bar y a`. Keeps both inputs."""
 
     public_name = "mul"
-    keeps = ("a", "b")
+    saved_for_backward = ("a", "b")
 
     def forward(self, a, b):
         self.a, self.b = a, b
@@ -77,7 +75,7 @@ class Div(_Binary):
     """
 
     public_name = "div"
-    keeps = ("a", "b")
+    saved_for_backward = ("a", "b")
 
     def forward(self, a, b):
         self.a, self.b = a, b
@@ -95,7 +93,7 @@ class Pow(_Binary):
     """
 
     public_name = "pow"
-    keeps = ("a", "b")
+    saved_for_backward = ("a", "b")
 
     def forward(self, a, b):
         self.a, self.b = a, b
@@ -116,7 +114,7 @@ class Pow(_Binary):
 
 
 class _Extreme(_Binary):
-    keeps = ("a", "b")
+    saved_for_backward = ("a", "b")
 
     def backward(self, gy):
         # where both are equal each gets half: the symmetric choice, and PyTorch's
@@ -165,7 +163,7 @@ class Where(_Binary):
     """
 
     public_name = "where"
-    keeps = ("condition",)
+    saved_for_backward = ("condition",)
 
     def __init__(self, condition):
         self.condition = condition

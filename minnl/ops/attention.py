@@ -90,14 +90,14 @@ def _rows(op, theta, phi, positions, axes):
     for q, position in enumerate(positions):
         t, h, w = _position(position, theta.shape[1:4])
         query = theta.data[:, t : t + 1, h : h + 1, w : w + 1].reshape(n, 1, -1)
-        seen = (slice(None), slice(None), slice(None))
+        visible = (slice(None), slice(None), slice(None))
         if axes == "space":
-            seen = (slice(t, t + 1), *seen[1:])
+            visible = (slice(t, t + 1), *visible[1:])
         elif axes == "time":
-            seen = (seen[0], slice(h, h + 1), slice(w, w + 1))
-        keys = phi.data[(slice(None), *seen)]
+            visible = (visible[0], slice(h, h + 1), slice(w, w + 1))
+        keys = phi.data[(slice(None), *visible)]
         row = op.weights(query, keys.reshape(n, -1, keys.shape[-1]), slice(None))
-        out[(slice(None), q, *seen)] = row.reshape(keys.shape[:-1])
+        out[(slice(None), q, *visible)] = row.reshape(keys.shape[:-1])
     return out
 
 

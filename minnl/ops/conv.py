@@ -8,7 +8,7 @@ from typing import Literal
 
 from minnl import checks, windows
 from minnl.backend import Array
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import layout, tensor
 from minnl.sums import total
 
@@ -31,7 +31,7 @@ class Conv3d(Op):
     """
 
     public_name = "conv3d"
-    keeps = ("x", "weight")
+    saved_for_backward = ("x", "weight")
 
     def __init__(self, stride, pads, dilation, groups):
         self.stride, self.pads, self.dilation, self.groups = stride, pads, dilation, groups
@@ -41,40 +41,40 @@ class Conv3d(Op):
         y = self.xp.zeros(self.out_shape(x, weight), dtype=x.dtype)
         xp = windows.padded(self.xp, x, self.pads)
         for tap in windows.taps(weight.shape[:3]):
-            seen = self.seen(xp, tap, y)
-            for c, k in self.parts(x, weight):
-                y[..., k] += (rows(seen[..., c]) @ weight[tap][:, k]).reshape(y[..., k].shape)
+            window = self.tap_view(xp, tap, y)
+            for c, k in self.group_slices(x, weight):
+                y[..., k] += (rows(window[..., c]) @ weight[tap][:, k]).reshape(y[..., k].shape)
         return y if bias is None else y + bias
 
     def backward(self, gy):
-        gx = self.to_input(gy) if self.needs[0] else None
-        gw = self.to_weight(gy) if self.needs[1] else None
+        gx = self.input_gradient(gy) if self.needs[0] else None
+        gw = self.weight_gradient(gy) if self.needs[1] else None
         gb = (total(rows(gy), 0),) if len(self.needs) == 3 else ()
         return gx, gw, *gb
 
-    def to_input(self, gy):
+    def input_gradient(self, gy):
         x, weight = self.x, self.weight
         gxp = windows.padded(self.xp, self.xp.zeros_like(x), self.pads)
         for tap in windows.taps(weight.shape[:3]):
-            seen = self.seen(gxp, tap, gy)
-            for c, k in self.parts(x, weight):
-                seen[..., c] += (rows(gy[..., k]) @ weight[tap][:, k].T).reshape(seen[..., c].shape)
+            window = self.tap_view(gxp, tap, gy)
+            for c, k in self.group_slices(x, weight):
+                window[..., c] += (rows(gy[..., k]) @ weight[tap][:, k].T).reshape(window[..., c].shape)
         return self.xp.ascontiguousarray(windows.inner(gxp, self.pads, x.shape))
 
-    def to_weight(self, gy):
+    def weight_gradient(self, gy):
         x, gw = self.x, self.xp.empty_like(self.weight)
         xp = windows.padded(self.xp, x, self.pads)
         for tap in windows.taps(gw.shape[:3]):
-            seen = self.seen(xp, tap, gy)
-            for c, k in self.parts(x, gw):
-                gw[tap][:, k] = rows(seen[..., c]).T @ rows(gy[..., k])
+            window = self.tap_view(xp, tap, gy)
+            for c, k in self.group_slices(x, gw):
+                gw[tap][:, k] = rows(window[..., c]).T @ rows(gy[..., k])
         return gw
 
-    def seen(self, padded, tap, y):
+    def tap_view(self, padded, tap, y):
         """What a tap sees of the padded input, for all windows at once: (N, T', H', W', C)."""
         return windows.view(padded, tap, self.stride, self.dilation, y.shape[1:4])
 
-    def parts(self, x, weight):
+    def group_slices(self, x, weight):
         """For each group its input channels and its output channels, as slices."""
         c, k = weight.shape[3], weight.shape[4] // self.groups
         return [(slice(g * c, (g + 1) * c), slice(g * k, (g + 1) * k)) for g in range(self.groups)]
@@ -85,7 +85,7 @@ class Conv3d(Op):
 
     def infer(self, x, weight, bias=None):
         self.x, self.weight = x, weight
-        y = hollow(self.out_shape(x, weight), x.dtype)
+        y = meta_array(self.out_shape(x, weight), x.dtype)
         self.multiply_adds = y.size * math.prod(weight.shape[:4])
         return y
 

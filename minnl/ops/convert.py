@@ -1,7 +1,5 @@
 """Moving a tensor to another device or float type. Derivation: docs/ops/shape.md."""
 
-from __future__ import annotations
-
 from minnl import backend
 from minnl.engine import Op
 

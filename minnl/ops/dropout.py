@@ -7,7 +7,7 @@ import math
 from minnl import random
 from minnl.backend import Array
 from minnl.checks import number
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import tensor
 
 
@@ -35,7 +35,7 @@ class Dropout(Op):
     """
 
     public_name = "dropout"
-    keeps = ("stays",)
+    saved_for_backward = ("stays",)
 
     def __init__(self, p, channels, seed):
         self.p, self.channels, self.seed = p, channels, seed
@@ -57,8 +57,8 @@ class Dropout(Op):
         return array * self.stays * (1 / (1 - self.p))
 
     def infer(self, x):
-        self.stays = hollow(self.mask_shape(x), bool)
-        return hollow(x.shape, x.dtype)
+        self.stays = meta_array(self.mask_shape(x), bool)
+        return meta_array(x.shape, x.dtype)
 
 
 def probability(where, p):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from minnl.backend import Array
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import Operand, broadcast_shape, layout, tensor, tensors
 from minnl.sums import product, sum_to, total
 
@@ -19,7 +19,7 @@ class MatMul(Op):
     """
 
     public_name = "matmul"
-    keeps = ("a", "b")
+    saved_for_backward = ("a", "b")
 
     def forward(self, a, b):
         self.a, self.b = a, b
@@ -28,7 +28,7 @@ class MatMul(Op):
     def infer(self, a, b):
         self.a, self.b = a, b
         batch = broadcast_shape(self.name, a.shape[:-2], b.shape[:-2])
-        y = hollow((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+        y = meta_array((*batch, a.shape[-2], b.shape[-1]), a.dtype)
         self.multiply_adds = y.size * a.shape[-1]
         return y
 
@@ -47,7 +47,7 @@ class Linear(Op):
     """
 
     public_name = "linear"
-    keeps = ("x", "weight")
+    saved_for_backward = ("x", "weight")
 
     def forward(self, x, weight, bias=None):
         self.x, self.weight = x, weight
@@ -57,7 +57,7 @@ class Linear(Op):
     def infer(self, x, weight, bias=None):
         self.x, self.weight = x, weight
         self.multiply_adds = math.prod(x.shape) * weight.shape[1]
-        return hollow((*x.shape[:-1], weight.shape[1]), x.dtype)
+        return meta_array((*x.shape[:-1], weight.shape[1]), x.dtype)
 
     def backward(self, gy):
         rows, grows = self.x.reshape(-1, self.x.shape[-1]), gy.reshape(-1, gy.shape[-1])

@@ -10,7 +10,7 @@ import numpy as np
 from minnl import backend
 from minnl.backend import Array
 from minnl.checks import choice, number
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import broadcast_shape, tensor
 from minnl.ops.pointwise import sigmoid_of
 from minnl.sums import chosen, mean, total
@@ -35,7 +35,7 @@ class CrossEntropy(Op):
     """
 
     public_name = "cross_entropy"
-    keeps = ("e", "total")
+    saved_for_backward = ("e", "total")
 
     def __init__(self, labels, ignored, weight, smoothing, reduction):
         self.labels, self.ignored, self.weight = labels, ignored, weight
@@ -67,8 +67,8 @@ class CrossEntropy(Op):
         return (chosen(gx, ~self.ignored[..., None]),)  # also where the divisor is 0
 
     def infer(self, x):
-        self.e, self.total = hollow(x.shape, x.dtype), hollow((*x.shape[:-1], 1), x.dtype)
-        return hollow(x.shape[:-1] if self.reduction == "none" else (), x.dtype)
+        self.e, self.total = meta_array(x.shape, x.dtype), meta_array((*x.shape[:-1], 1), x.dtype)
+        return meta_array(x.shape[:-1] if self.reduction == "none" else (), x.dtype)
 
 
 class BinaryCrossEntropyWithLogits(Op):
@@ -84,7 +84,7 @@ class BinaryCrossEntropyWithLogits(Op):
     """
 
     public_name = "binary_cross_entropy_with_logits"
-    keeps = ("x",)
+    saved_for_backward = ("x",)
 
     def __init__(self, target, weight, pos_weight, reduction):
         self.target, self.weight, self.pos_weight, self.reduction = target, weight, pos_weight, reduction
@@ -112,7 +112,7 @@ class BinaryCrossEntropyWithLogits(Op):
 
     def infer(self, x):
         self.x = x
-        return hollow(x.shape if self.reduction == "none" else (), x.dtype)
+        return meta_array(x.shape if self.reduction == "none" else (), x.dtype)
 
 
 def cross_entropy(

@@ -7,11 +7,9 @@ positions. Here it never exists as a whole. Queries do not know of each other, s
 holds its own rows of f, uses them and lets them go, and backward computes them again. Memory is linear in L.
 """
 
-from __future__ import annotations
-
 import math
 
-from minnl.engine import Op, hollow
+from minnl.engine import Op, meta_array
 
 BLOCK_ELEMENTS = 4_000_000  # of f held at once; a block has as many queries as fit, at least one
 
@@ -80,7 +78,7 @@ class NonLocalSoftmax(_NonLocal):
     a logit of 10,000 that has no digits left.
     """
 
-    keeps = ("theta", "phi", "g", "y", "log_sum")
+    saved_for_backward = ("theta", "phi", "g", "y", "log_sum")
 
     def forward(self, theta, phi, g):
         xp = self.xp
@@ -132,8 +130,8 @@ class NonLocalSoftmax(_NonLocal):
     def infer(self, theta, phi, g):
         self.shapes(theta, phi, g)
         self.theta, self.phi, self.g = theta, phi, g
-        self.log_sum = hollow((*theta.shape[:4], 2), theta.dtype)
-        self.y = hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
+        self.log_sum = meta_array((*theta.shape[:4], 2), theta.dtype)
+        self.y = meta_array((*theta.shape[:4], g.shape[-1]), g.dtype)
         self.multiply_adds = self.pairs() * (theta.shape[-1] + g.shape[-1])
         return self.y
 
@@ -149,7 +147,7 @@ class NonLocalDot(_NonLocal):
     M is I x D, whatever the number of positions. Shapes as in :class:`NonLocalSoftmax`. Keeps theta, phi, g and M.
     """
 
-    keeps = ("theta", "phi", "g", "m")
+    saved_for_backward = ("theta", "phi", "g", "m")
 
     def forward(self, theta, phi, g):
         self.shapes(theta, phi, g)
@@ -176,10 +174,10 @@ class NonLocalDot(_NonLocal):
         self.shapes(theta, phi, g)
         self.theta, self.phi, self.g = theta, phi, g
         shared = {"space": theta.shape[1], "time": theta.shape[2] * theta.shape[3], "spacetime": 1}[self.axes]
-        self.m = hollow((theta.shape[0] * shared, theta.shape[-1], g.shape[-1]), g.dtype)
+        self.m = meta_array((theta.shape[0] * shared, theta.shape[-1], g.shape[-1]), g.dtype)
         positions = math.prod(theta.shape[:4]) + math.prod(phi.shape[:4])
         self.multiply_adds = positions * theta.shape[-1] * g.shape[-1]
-        return hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
+        return meta_array((*theta.shape[:4], g.shape[-1]), g.dtype)
 
 
 class NonLocalConcat(_NonLocal):
@@ -198,7 +196,7 @@ class NonLocalConcat(_NonLocal):
     Shapes: as in :class:`NonLocalSoftmax`, and weight (2I,), w_theta before w_phi. Keeps theta, phi, g, weight.
     """
 
-    keeps = ("theta", "phi", "g", "weight")
+    saved_for_backward = ("theta", "phi", "g", "weight")
 
     def forward(self, theta, phi, g, weight):
         self.shapes(theta, phi, g)
@@ -253,4 +251,4 @@ class NonLocalConcat(_NonLocal):
         self.shapes(theta, phi, g)
         self.theta, self.phi, self.g, self.weight = theta, phi, g, weight
         self.multiply_adds = self.pairs() * g.shape[-1] + (theta.size + phi.size)
-        return hollow((*theta.shape[:4], g.shape[-1]), g.dtype)
+        return meta_array((*theta.shape[:4], g.shape[-1]), g.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 from minnl import backend
 from minnl.backend import Array
 from minnl.checks import number
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import layout, tensor
 from minnl.sums import chosen, mean, total
 
@@ -51,7 +51,7 @@ class BatchNorm(_ChannelsLast):
     """
 
     public_name = "batch_norm"
-    keeps = ("x", "weight", "mean", "rstd", "y")
+    saved_for_backward = ("x", "weight", "mean", "rstd", "y")
 
     def __init__(self, running, momentum, eps, relu=False):
         self.running, self.momentum, self.eps, self.relu = running, momentum, eps, relu
@@ -60,7 +60,7 @@ class BatchNorm(_ChannelsLast):
         self.x, self.weight = x, weight
         n = x.size // x.shape[-1]
         self.mean = mean(x, positions(x))
-        y = self.deviation(x)
+        y = self.centred(x)
         var = mean(y * y, positions(x))
         self.rstd = 1 / self.xp.sqrt(var + self.eps)
         self.track(self.mean, var * (n / (n - 1)))
@@ -72,7 +72,7 @@ class BatchNorm(_ChannelsLast):
 
     def backward(self, gy):
         n = self.x.size // self.x.shape[-1]
-        normed = self.deviation(self.x) * self.rstd
+        normed = self.centred(self.x) * self.rstd
         if self.relu:
             gy = chosen(gy, self.y != 0)
         gbias, gweight = self.sums(gy), self.sums(gy * normed)
@@ -84,7 +84,7 @@ class BatchNorm(_ChannelsLast):
             gx *= self.weight * self.rstd
         return (gx, gweight, gbias, gy)[: len(self.needs)]
 
-    def deviation(self, x):
+    def centred(self, x):
         """x - m, in two steps: what a large mean lost when it was rounded is the mean of what is left."""
         d = x - self.mean
         d -= mean(d, positions(d))
@@ -99,8 +99,8 @@ class BatchNorm(_ChannelsLast):
 
     def infer(self, x, weight, bias, *residual):
         self.x, self.weight = x, weight
-        self.mean, self.rstd = hollow(weight.shape, x.dtype), hollow(weight.shape, x.dtype)
-        y = hollow(x.shape, x.dtype)
+        self.mean, self.rstd = meta_array(weight.shape, x.dtype), meta_array(weight.shape, x.dtype)
+        y = meta_array(x.shape, x.dtype)
         self.y = y if self.relu else None
         return y
 
@@ -120,7 +120,7 @@ class FrozenBatchNorm(_ChannelsLast):
     """
 
     public_name = "frozen_batch_norm"
-    keeps = ("x", "weight", "mean", "rstd", "y")
+    saved_for_backward = ("x", "weight", "mean", "rstd", "y")
 
     def __init__(self, mean, var, eps, relu=False):
         self.mean, self.var, self.eps, self.relu = mean, var, eps, relu
@@ -145,7 +145,7 @@ class FrozenBatchNorm(_ChannelsLast):
         self.weight, self.x, self.y = weight, x if self.needs[1] else None, y if self.relu else None
 
     def infer(self, x, weight, bias, *residual):
-        y, self.rstd = hollow(x.shape, x.dtype), hollow(weight.shape, x.dtype)
+        y, self.rstd = meta_array(x.shape, x.dtype), meta_array(weight.shape, x.dtype)
         self.keep(x, weight, y)
         return y
 
@@ -159,7 +159,7 @@ class Affine(_ChannelsLast):
     """
 
     public_name = "affine"
-    keeps = ("x", "scale")
+    saved_for_backward = ("x", "scale")
 
     def forward(self, x, scale, shift):
         self.scale, self.x = scale, x if self.needs[1] else None
@@ -174,7 +174,7 @@ class Affine(_ChannelsLast):
 
     def infer(self, x, scale, shift):
         self.scale, self.x = scale, x if self.needs[1] else None
-        return hollow(x.shape, x.dtype)
+        return meta_array(x.shape, x.dtype)
 
 
 def batch_norm(

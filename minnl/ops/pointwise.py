@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minnl.engine import Op, hollow
+from minnl.engine import Op, meta_array
 from minnl.sums import chosen
 
 
@@ -13,11 +13,11 @@ def sigmoid_of(xp, x):
 
 
 class _Unary(Op):
-    keeps: tuple[str, ...] = ("y",)
+    saved_for_backward: tuple[str, ...] = ("y",)
 
     def infer(self, x):
-        y = hollow(x.shape, x.dtype)
-        for key in self.keeps:
+        y = meta_array(x.shape, x.dtype)
+        for key in self.saved_for_backward:
             setattr(self, key, {"x": x, "y": y}[key])
         return y
 
@@ -26,7 +26,7 @@ class Neg(_Unary):
     r"""Negative: :math:`y = -x`, :math:`\bar x = -\bar y`. Keeps nothing."""
 
     public_name = "neg"
-    keeps = ()
+    saved_for_backward = ()
 
     def forward(self, x):
         return -x
@@ -52,7 +52,7 @@ class Log(_Unary):
     r"""Natural logarithm: :math:`y = \ln x`, :math:`\bar x = \bar y / x`. Keeps x. NaN below 0, -infinity at 0."""
 
     public_name = "log"
-    keeps = ("x",)
+    saved_for_backward = ("x",)
 
     def forward(self, x):
         self.x = x
@@ -124,7 +124,7 @@ class Abs(_Unary):
     r"""Absolute value: :math:`\bar x = \bar y\,\mathrm{sign}(x)`, 0 at 0. Keeps x."""
 
     public_name = "abs"
-    keeps = ("x",)
+    saved_for_backward = ("x",)
 
     def forward(self, x):
         self.x = x
@@ -138,7 +138,7 @@ class Clip(_Unary):
     r"""Limit to [low, high]: :math:`\bar x = \bar y\,[low \le x \le high]`, the borders included. Keeps x."""
 
     public_name = "clip"
-    keeps = ("x",)
+    saved_for_backward = ("x",)
 
     def __init__(self, low, high):
         self.low, self.high = low, high

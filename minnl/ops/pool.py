@@ -9,7 +9,7 @@ from typing import Any
 
 from minnl import windows
 from minnl.backend import Array
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import tensor
 from minnl.sums import chosen
 
@@ -26,7 +26,7 @@ class _Pool(Op):
             self.name, shape[1:4], self.kernel, self.stride, self.dilation, self.pads, self.ceil_mode
         )
 
-    def reach(self, shape):
+    def window_pads(self, shape):
         """Pads within which every window lies (with ceil_mode the last may hang over the end)."""
         return windows.covering(shape[1:4], self.kernel, self.stride, self.dilation, self.pads, self.sizes(shape))
 
@@ -46,31 +46,31 @@ class MaxPool3d(_Pool):
     :math:`k^*_p` is the first largest tap in row-major order that lies on the input; NaN wins its window.
     Where windows overlap an input can win several times and gets the sum.
 
-    Shapes: x (N, T, H, W, C) -> y (N, T', H', W', C). Keeps the winning tap of each window, one byte an output.
+    Shapes: x (N, T, H, W, C) -> y (N, T', H', W', C). Keeps the argmax of each window, one byte an output.
     """
 
     public_name = "max_pool3d"
-    keeps = ("winner",)
+    saved_for_backward = ("argmax",)
 
     def forward(self, x):
         xp, sizes = self.xp, self.sizes(x.shape)
         self.shape = x.shape
-        big = windows.padded(xp, x, self.reach(x.shape), -math.inf)
+        big = windows.padded(xp, x, self.window_pads(x.shape), -math.inf)
         y = xp.full((x.shape[0], *sizes, x.shape[4]), -math.inf, dtype=x.dtype)
-        self.winner = xp.empty(y.shape, dtype=xp.uint8)
-        self.winner[...] = self.first_on_input(sizes)
-        for tap, seen in enumerate(self.views(big, sizes)):
-            better = (seen > y) | (seen != seen)
-            y = xp.where(better, seen, y)
-            self.winner = xp.where(better, xp.uint8(tap), self.winner)
+        self.argmax = xp.empty(y.shape, dtype=xp.uint8)
+        self.argmax[...] = self.first_on_input(sizes)
+        for tap, window in enumerate(self.views(big, sizes)):
+            better = (window > y) | (window != window)
+            y = xp.where(better, window, y)
+            self.argmax = xp.where(better, xp.uint8(tap), self.argmax)
         return y
 
     def backward(self, gy):
-        reach = self.reach(self.shape)
-        big = windows.padded(self.xp, self.xp.zeros(self.shape, dtype=gy.dtype), reach)
-        for tap, seen in enumerate(self.views(big, gy.shape[1:4])):
-            seen += chosen(gy, self.winner == tap)
-        return (self.xp.ascontiguousarray(windows.inner(big, reach, self.shape)),)
+        window_pads = self.window_pads(self.shape)
+        big = windows.padded(self.xp, self.xp.zeros(self.shape, dtype=gy.dtype), window_pads)
+        for tap, window in enumerate(self.views(big, gy.shape[1:4])):
+            window += chosen(gy, self.argmax == tap)
+        return (self.xp.ascontiguousarray(windows.inner(big, window_pads, self.shape)),)
 
     def first_on_input(self, sizes):
         """The first tap of each window that is not on padding: it wins where all are -infinity. (T', H', W', 1)"""
@@ -84,8 +84,8 @@ class MaxPool3d(_Pool):
 
     def infer(self, x):
         self.shape = x.shape
-        y = hollow(self.infer_shape(x), x.dtype)
-        self.winner = hollow(y.shape, self.xp.uint8)
+        y = meta_array(self.infer_shape(x), x.dtype)
+        self.argmax = meta_array(y.shape, self.xp.uint8)
         return y
 
 
@@ -109,20 +109,20 @@ class AvgPool3d(_Pool):
     def forward(self, x):
         self.shape = x.shape
         sizes = self.sizes(x.shape)
-        big = windows.padded(self.xp, x, self.reach(x.shape))
+        big = windows.padded(self.xp, x, self.window_pads(x.shape))
         y = self.xp.zeros((x.shape[0], *sizes, x.shape[4]), dtype="float64")  # a window may have very many taps
-        for seen in self.views(big, sizes):
-            y += seen
+        for window in self.views(big, sizes):
+            y += window
         y /= self.divisor(sizes, y.dtype)
         return y.astype(x.dtype)
 
     def backward(self, gy):
-        reach = self.reach(self.shape)
-        big = windows.padded(self.xp, self.xp.zeros(self.shape, dtype=gy.dtype), reach)
+        window_pads = self.window_pads(self.shape)
+        big = windows.padded(self.xp, self.xp.zeros(self.shape, dtype=gy.dtype), window_pads)
         share = gy / self.divisor(gy.shape[1:4], gy.dtype)
-        for seen in self.views(big, gy.shape[1:4]):
-            seen += share
-        return (self.xp.ascontiguousarray(windows.inner(big, reach, self.shape)),)
+        for window in self.views(big, gy.shape[1:4]):
+            window += share
+        return (self.xp.ascontiguousarray(windows.inner(big, window_pads, self.shape)),)
 
     def divisor(self, sizes, dtype):
         """n_p for every window, shape (T', H', W', 1); or the one number that replaces it."""
@@ -139,7 +139,7 @@ class AvgPool3d(_Pool):
 
     def infer(self, x):
         self.shape = x.shape
-        return hollow(self.infer_shape(x), x.dtype)
+        return meta_array(self.infer_shape(x), x.dtype)
 
 
 def max_pool3d(

@@ -1,10 +1,8 @@
 """Reductions over any axes: sum, mean, variance, max, min. Derivations: docs/ops/reduce.md."""
 
-from __future__ import annotations
-
 import math
 
-from minnl.engine import Op, hollow
+from minnl.engine import Op, meta_array
 from minnl.sums import chosen, mean, total
 
 
@@ -21,9 +19,9 @@ class _Reduction(Op):
     def infer(self, x):
         self.remember(x)
         shape = [1 if a in self.axis else n for a, n in enumerate(x.shape) if self.keepdims or a not in self.axis]
-        y = hollow(shape, x.dtype)
-        for key in self.keeps:
-            setattr(self, key, x if key == "x" else hollow(shape, self.xp.int64))
+        y = meta_array(shape, x.dtype)
+        for key in self.saved_for_backward:
+            setattr(self, key, x if key == "x" else meta_array(shape, self.xp.int64))
         return y
 
     def spread(self, g):
@@ -70,13 +68,13 @@ class Var(_Reduction):
     """
 
     public_name = "var"
-    keeps = ("x",)
+    saved_for_backward = ("x",)
 
     def __init__(self, axis, keepdims, correction):
         super().__init__(axis, keepdims)
         self.correction = correction
 
-    def deviation(self, x):
+    def centred(self, x):
         """x - m, in two steps: what a large mean loses by rounding is in the mean of what is left."""
         d = x - mean(x, self.axis, keepdims=True)
         d -= mean(d, self.axis, keepdims=True)
@@ -85,11 +83,11 @@ class Var(_Reduction):
     def forward(self, x):
         self.remember(x)
         self.x = x
-        d = self.deviation(x)
+        d = self.centred(x)
         return self.xp.asarray(total(d * d, self.axis, self.keepdims) / (self.count - self.correction))
 
     def backward(self, gy):
-        return (self.spread(gy) * self.deviation(self.x) * (2 / (self.count - self.correction)),)
+        return (self.spread(gy) * self.centred(self.x) * (2 / (self.count - self.correction)),)
 
 
 def first(x, best, axis):
@@ -104,7 +102,7 @@ class Max(_Reduction):
     """
 
     public_name = "max"
-    keeps = ("winner",)
+    saved_for_backward = ("argmax",)
 
     def rows(self, x):
         """x with the reduced axes moved to the end and made one: shape (..., n)."""
@@ -118,13 +116,13 @@ class Max(_Reduction):
         self.remember(x)
         rows = self.rows(x)
         y = self.extreme(rows)
-        self.winner = first(rows, y, axis=-1)
+        self.argmax = first(rows, y, axis=-1)
         return self.spread(y) if self.keepdims else self.xp.asarray(y)
 
     def backward(self, gy):
-        # each row of n elements gets its share at the winner; rows back to x is the inverse of `rows`
-        hit = self.winner[..., None] == self.xp.arange(self.count)
-        rows = chosen(gy.reshape(self.winner.shape)[..., None], hit)
+        # each row of n elements gets its share at the argmax; rows back to x is the inverse of `rows`
+        hit = self.argmax[..., None] == self.xp.arange(self.count)
+        rows = chosen(gy.reshape(self.argmax.shape)[..., None], hit)
         rest = [a for a in range(len(self.shape)) if a not in self.axis]
         order = [*rest, *self.axis]
         back = sorted(range(len(order)), key=order.__getitem__)

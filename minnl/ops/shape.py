@@ -1,7 +1,5 @@
 """Moving elements without changing them: backward moves the gradients back. Derivations: docs/ops/shape.md."""
 
-from __future__ import annotations
-
 from itertools import accumulate
 
 from minnl.engine import Op

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minnl.backend import Array
-from minnl.engine import Op, Tensor, hollow
+from minnl.engine import Op, Tensor, meta_array
 from minnl.ops.arguments import one_axis, tensor
 from minnl.sums import total
 
@@ -31,7 +31,7 @@ class Softmax(Op):
     """
 
     public_name = "softmax"
-    keeps = ("y",)
+    saved_for_backward = ("y",)
 
     def __init__(self, axis):
         self.axis = axis
@@ -44,7 +44,7 @@ class Softmax(Op):
         return (self.y * (gy - total(gy * self.y, self.axis, keepdims=True)),)
 
     def infer(self, x):
-        self.y = hollow(x.shape, x.dtype)
+        self.y = meta_array(x.shape, x.dtype)
         return self.y
 
 
@@ -57,7 +57,7 @@ class LogSoftmax(Op):
     """
 
     public_name = "log_softmax"
-    keeps = ("y",)
+    saved_for_backward = ("y",)
 
     def __init__(self, axis):
         self.axis = axis
@@ -70,7 +70,7 @@ class LogSoftmax(Op):
         return (gy - self.xp.exp(self.y) * total(gy, self.axis, keepdims=True),)
 
     def infer(self, x):
-        self.y = hollow(x.shape, x.dtype)
+        self.y = meta_array(x.shape, x.dtype)
         return self.y
 
 

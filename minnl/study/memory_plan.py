@@ -1,13 +1,11 @@
 """What is in memory at each moment of a training step, from shapes alone; and how much CuPy's pool takes for it."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 import weakref
 
 from minnl import dispatch
-from minnl.engine import Op, hollow
+from minnl.engine import Op, meta_array
 from minnl.nn.recompute import TwoRuns
 from minnl.ops.norm import BatchNorm
 
@@ -17,7 +15,7 @@ UNIT = 512  # bytes: CuPy's pool rounds sizes up to a multiple
 class Events(list):
     """What happens to memory, in order: (number, bytes) of an array that comes, (number, None) of one that goes.
 
-    A hollow array comes when the engine or an op makes it, and goes when nothing refers to it any more: when the real
+    A meta array comes when the engine or an op makes it, and goes when nothing refers to it any more: when the real
     one would. What a body makes beside its results is known of the CUDA kernels; else it is taken to be an array of the
     larger side (padded, centred) forward, and two of them backward.
     """
@@ -61,17 +59,17 @@ class Events(list):
                 self.go(number)
 
     def gradients(self, op, gy):
-        """What a backward returns, hollow."""
+        """What a backward returns, meta arrays."""
         if isinstance(op, TwoRuns) or type(op).infer is Op.infer:  # the second run, planned; views and small results
             return op.backward(gy)
         if self.gpu_kernels and isinstance(op, BatchNorm):  # the gradients of channels come first
-            of_channels = [hollow(*e) for e in op.expected[1:3]]
+            of_channels = [meta_array(*e) for e in op.expected[1:3]]
             self.work(op, 0, 2)
-            rest = [hollow(*e) if need else None for e, need in zip(op.expected[::3], op.needs[::3], strict=True)]
+            rest = [meta_array(*e) if need else None for e, need in zip(op.expected[::3], op.needs[::3], strict=True)]
             return [rest[0], *of_channels, *rest[1:]]
         grads = []
         for i, (expected, need) in enumerate(zip(op.expected, op.needs, strict=True)):
-            grads.append(hollow(*expected) if need else None)
+            grads.append(meta_array(*expected) if need else None)
             if i == 0:
                 self.work(op, 0, 1)
         self.work(op, max([gy.nbytes, *(gx.nbytes for gx in grads if gx is not None)]), 2)

@@ -3,8 +3,6 @@
 L = sum(w * fn(inputs)), with random weights w.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -77,7 +77,7 @@ def parser(networks, description):
     add("--checkpoint", metavar="CHECKPOINT", help="for --predict: a checkpoint, or a run's folder (its best)")
     add("--views", metavar="CLIPSxCROPS", help="for --evaluate, --predict: views of each video, such as 10x3")
     add("--scores", metavar="FILE", help="for --evaluate with --views: a CSV file with the scores of each video")
-    add("--plan", action="store_true", help="print the bill from shapes alone, and train nothing")
+    add("--plan", action="store_true", help="print the cost summary from shapes alone, and train nothing")
     add("--memory", type=float, metavar="GB",
         help="for --plan: the memory to fill (default: the device's), and for --views")  # fmt: skip
     add("--debug", action="store_true", help="name the layer where the first NaN appears (slow)")

@@ -22,7 +22,7 @@ from minnl import functional as F
 from minnl.data import Views, ahead, views
 from minnl.engine import Tensor
 from minnl.nn import evaluating
-from minnl.study import bill
+from minnl.study import cost_summary
 from minnl.training import checkpoint
 from minnl.training.progress import counted
 from minnl.training.run_folder import lock
@@ -66,7 +66,8 @@ def evaluate_views(
     clips, crops : int
         As in `data.Views`.
     batch_size : int, optional
-        Most views that go through the network together. By default as many as `memory` has room for by the bill.
+        Most views that go through the network together. By default as many as fit into `memory` by the cost
+        summary.
     memory : float
         Bytes for their activations. One view always goes.
     workers : int
@@ -155,8 +156,10 @@ def probabilities(model, video, size):
 
 
 def at_once(model, shape, memory=MEMORY, most=None):
-    """Clips of a shape (T, H, W, C) that `memory` bytes of activations have room for by the bill; from 1 to `most`."""
-    two, three = (bill.plan(model, (n, *shape)).forward_peak for n in (2, 3))  # of one clip batch norm may be refused
+    """Clips of a shape (T, H, W, C) that fit into `memory` bytes by the cost summary; from 1 to `most`."""
+    two, three = (
+        cost_summary.summarize(model, (n, *shape)).forward_peak for n in (2, 3)
+    )  # of one clip batch norm may be refused
     fits = max(1, int(memory // (three - two)))
     return fits if most is None else min(fits, checks.count("at_once", "batch_size", most))
 

@@ -34,7 +34,7 @@ class Trainer:
     Parameters
     ----------
     model : nn.Module
-        Clips (N, T, H, W, C) -> logits (N, classes), on the device where it is to train.
+        Clips (N, T, H, W, C) -> logits (N, classes), on the device of the training.
     optimizer : optim.Optimizer
     schedule : callable, step -> learning rate
     train, test : data.Loader
@@ -42,19 +42,19 @@ class Trainer:
         Gets ``log.jsonl``, ``last.safetensors`` and ``best.safetensors``. No other process may train there meanwhile:
         see :class:`minnl.training.run_folder.RunFolder`.
     config : dict
-        Values that JSON gives back, stored in every checkpoint: what is needed to build the same run again.
+        Values that JSON gives back unaltered, stored in every checkpoint: all that building the same run again needs.
     epochs : int
     clip_norm : float or None
         Largest joint norm of the gradients, above 0.
     label_smoothing : float
     accumulate : int
-        Batches whose clips make one step, for steps larger than memory: the gradient is that of all their clips
-        together. Batch norm sees each batch by itself. An epoch's last step has what is left.
+        Batches of one step, for steps larger than memory: the gradient is the mean over all their clips. Batch norm
+        normalises each batch by itself. An epoch's last step has the remaining batches.
     precise : int
-        Batches of training clips from which running statistics are found anew before each evaluation, at most an
-        epoch's: see :func:`minnl.training.precise.precise_batch_norm`. 0 leaves them as they came up in training.
+        Batches of training clips for new running statistics before each test, at most an epoch's: see
+        :func:`minnl.training.precise.precise_batch_norm`. With 0 running statistics are those of the training.
     save_every : float
-        Minutes between two checkpoints, however long an epoch; besides, there is one before and one after each test.
+        Minutes between two checkpoints within an epoch; there is also one before and one after each test.
 
     Attributes
     ----------
@@ -98,17 +98,17 @@ class Trainer:
     def fit(self, max_steps=None, plain=False):
         """Train until all epochs are done, `max_steps` steps are, or a signal asks for a stop (:mod:`stopping`).
 
-        Returns True if the run is complete. However it ends, ``last.safetensors`` goes on where it stopped; a process
-        that is killed loses what it did since the last checkpoint.
+        Returns True if the run is complete. However `fit` ends, ``last.safetensors`` is the state at its end; a killed
+        process loses the work since the last checkpoint.
 
         Raises
         ------
         FloatingPointError
-            If a loss, a weight or another number to be saved is no longer finite. Nothing of the kind is saved.
+            If a loss, a weight or another number to be saved is no longer finite. Such numbers are not saved.
         ValueError
-            If another process trains in the folder, or if it holds a run already that this one does not go on with.
+            If another process trains in the folder, or if the folder holds a run that was not resumed.
         MemoryError
-            Saying what was held, what would fit, and what was saved: the state before the step that failed, as if
+            With the memory held, the batch that would fit, and what was saved: the state before the failed step, as if
             the run had been stopped there.
         """
         limit = math.inf if max_steps is None else checks.count("fit", "max_steps", max_steps)
@@ -129,7 +129,7 @@ class Trainer:
                 raise MemoryError(self._rescued(reason, then))
 
     def _train(self, progress, limit):
-        """The loop: epochs of steps, a test after each epoch. True when complete, False when stopped before."""
+        """The loop: epochs of steps, a test after each epoch. True if the run is complete, False if it was stopped."""
         while self.epoch < self.epochs and not self._stops(limit):
             self.model.train()
             progress.start_epoch(self.epoch + 1, self.train_loader.state_dict()["batch"] // self.accumulate)
@@ -160,11 +160,11 @@ class Trainer:
         complete = self.epoch >= self.epochs
         if not complete:
             self.save("last")
-            self.train_loader.load_state_dict(self.train_loader.state_dict())  # another `fit` goes on there
+            self.train_loader.load_state_dict(self.train_loader.state_dict())  # another `fit` continues at this batch
         return complete
 
     def _steps(self):
-        """Steps to the end of the epoch: the batches of each, once the parameters have moved."""
+        """Train to the end of the epoch; yields the results of the batches of each step after its update."""
         step, place = self.accumulated_step, self.train_loader.state_dict()
         for x, labels in ahead.batches(self.train_loader, self.device):
             if not step.batches:
@@ -173,7 +173,7 @@ class Trainer:
             place = self.train_loader.state_dict()
             if step.full:
                 yield step.update()
-        self.train_loader.load_state_dict(place)  # its pass is over, and the epoch is not: its evaluation is to come
+        self.train_loader.load_state_dict(place)  # the pass is over, but the epoch is not: its test follows
         if step.batches:
             yield step.update()
 
@@ -202,24 +202,24 @@ class Trainer:
         better = result["top1"] > self.best
         self.best = max(self.best, result["top1"])
         if better:
-            self.save("best")  # before `last`: a run that is killed in between tests again, no best is lost
+            self.save("best")  # before `last`: a run that is killed in between repeats the test, so no best is lost
         self.save("last")
         progress.end_epoch(self.epoch, summary)
 
     def _find_precise(self):
-        """Running statistics from clips of the epoch to come, which the loader itself has yet to begin."""
+        """Compute running statistics from clips of the next epoch; the loader itself does not move."""
         loader = copy.copy(self.train_loader)
         loader.set_epoch(self.epoch + 1)
         with contextlib.closing(ahead.batches(loader, self.device)) as batches:
             precise_batch_norm(self.model, (x for x, _ in itertools.islice(batches, self.precise)))
 
     def _begin(self):
-        """Save before the first step: what cannot be saved ends the run now, and a kill at any time leaves a run."""
+        """Save before the first step: an unsavable state ends the run now, and a killed run can be resumed."""
         last = self.folder / "last.safetensors"
         if not self._resumed:
             if self.run.begun:
                 raise ValueError(f"Trainer: {self.folder} holds a run already; resume({str(last)!r}) goes on with it")
-            self.run.cut_log(0, 0)  # of a run that was killed before it had a checkpoint
+            self.run.cut_log(0, 0)  # left by a run that was killed before its first checkpoint
         if self.epoch < self.epochs and not last.exists():
             self.save("last")
         self._begun, self._saved_at = True, time.monotonic()
@@ -234,9 +234,9 @@ class Trainer:
         self.run.log(kind=kind, epoch=self.epoch, step=self.step, **values)
 
     def save(self, name):
-        """Write everything that going on needs to ``folder/name.safetensors``.
+        """Write the state of the run to ``folder/name.safetensors``.
 
-        Raises FloatingPointError if a number among it is not finite, and leaves the file as it was.
+        Raises FloatingPointError if a number in it is not finite; the file then stays as it was.
         """
         progress = {key: getattr(self, key) for key in ("config", "step", "epoch", "best")} | {"sums": self.meter.sums}
         path = self.folder / f"{name}.safetensors"
@@ -244,15 +244,15 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def resume(self, path):
-        """Take over everything from a checkpoint; what the log says of later steps is dropped.
+        """Continue from a checkpoint; lines of the log about later steps are dropped.
 
-        Where the folder has no ``best.safetensors``, as where `last` was copied alone, the best begins anew.
+        If the folder has no ``best.safetensors``, because `last` was copied alone, the best accuracy starts anew.
 
         Raises
         ------
         ValueError
-            If another process trains in the folder, or it holds a run that the checkpoint is not of; for a checkpoint
-            that cannot be trusted, does not fit, or holds NaN.
+            If another process trains in the folder, or it holds another run than that of the checkpoint; if the
+            checkpoint cannot be trusted, does not fit, or holds NaN.
         """
         path = Path(path)
         with self.run:
@@ -267,7 +267,7 @@ class Trainer:
             self._resumed = True
 
     def _rescued(self, reason, then):
-        """After memory ran out: save the state before the step that failed, if there is one; and what to say."""
+        """After memory ran out: save the state before the failed step, if possible; returns the message."""
         last = self.folder / "last.safetensors"
         if self.rescue.undo(self.step):
             self.meter.read(self.step)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minnl import backend
-from minnl.study import bill
+from minnl.study import cost_summary
 
-SPARE = 0.2  # share of the memory for what the bill leaves out: workspace on the CPU, other processes, varying gaps
+SPARE = (
+    0.2  # share of the memory for what the cost summary leaves out: workspace on the CPU, other processes, varying gaps
+)
 
 
 @dataclass(frozen=True)
@@ -65,25 +67,31 @@ def report(model, optimizer, shape, ahead, then, now):
     clips, clip, device = shape[0], "x".join(map(str, shape[1:])), model.parameters()[0].device
     found = f"batches of {clips} clips of {clip} are too large for {device}."
     if then.held is not None:
-        found += f" Held were {bill.size(then.held)}, at most so far {bill.size(max(then.held, then.most))}."
+        found += (
+            f" Held were {cost_summary.size(then.held)}, at most so far {cost_summary.size(max(then.held, then.most))}."
+        )
     try:
-        wanted = bill.plan(model, shape, optimizer_arrays=len(optimizer.slots))
-    except Exception as error:  # such as a user's own layer without a bill: the failure itself must still be reported
-        return f"{found} Try a smaller --batch-size (there is no bill to say which: {error!r})."
-    found += f" {bill.size(wanted.fixed)} are parameters, gradients and the optimiser's arrays, whatever the batch."
+        wanted = cost_summary.summarize(model, shape, optimizer_arrays=len(optimizer.slots))
+    except (
+        Exception
+    ) as error:  # such as a user's own layer without a cost summary: the failure itself must still be reported
+        return f"{found} Try a smaller --batch-size (there is no cost summary to say which: {error!r})."
+    found += (
+        f" {cost_summary.size(wanted.fixed)} are parameters, gradients and the optimiser's arrays, whatever the batch."
+    )
     if now.free is None:
         return f"{found} Try a smaller --batch-size."
     kept = [*model.state_dict().values(), *filter(backend.is_array, optimizer.state_dict().values())]
     usable = (now.free + sum(array.nbytes for array in kept)) * (1 - SPARE)
-    waiting = ahead - (device.kind == "gpu")  # the bill counts one there
+    waiting = ahead - (device.kind == "gpu")  # the cost summary counts one there
     fits = wanted.largest_batch(usable, waiting * math.prod(shape[1:]) * kept[0].itemsize)
     if fits >= clips:
-        fits = clips // 2  # the bill was too low, or another process has freed memory since
+        fits = clips // 2  # the cost summary was too low, or another process has freed memory since
     if fits == 0:
         return f"{found} Not one clip fits: take fewer or smaller frames, or wrap stages in nn.Recompute."
     batches = math.ceil(clips / fits)
     return (
-        f"{found} By the bill {fits} should fit: begin anew with --batch-size {fits}, "
+        f"{found} By the cost summary {fits} should fit: begin anew with --batch-size {fits}, "
         f"and {batches} times the --accumulate for steps of about as many clips."
     )
 

@@ -1,4 +1,4 @@
-"""After memory ran out: the state before the step that failed, and what to say."""
+"""What is done when memory runs out: undo the failed step, and report which batch would fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from minnl.training import out_of_memory
 
 
 class Rescue:
-    """Notes what a step changes before its last act, the update of the parameters, and undoes a step that failed."""
+    """Notes what a step changes before it updates the parameters, and undoes a step that failed before that."""
 
     def __init__(self, model, optimizer, loader):
         self.model, self.optimizer, self.loader = model, optimizer, loader
@@ -45,7 +45,7 @@ class Rescue:
         return True
 
     def report(self, then, most_memory):
-        """What was held `then`, a Usage, when memory ran out, and which batch would fit."""
+        """The message: the memory held at the failure, a Usage, and the batch that would fit."""
         shape = (self.loader.batch_size, *self.loader.dataset.shape)
         ahead = 1 if self.device.kind == "gpu" else self.loader.prefetch * bool(self.loader.workers)
         now, then = out_of_memory.usage(self.device), replace(then, most=max(then.most or 0, most_memory))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minnl.study import bill
+from minnl.study import cost_summary
 
 ADVICE = "the last checkpoint is untouched. Try a lower --lr, or --debug to see which layer it started in"
 
@@ -48,7 +48,7 @@ def check_clips(model, train, test):
 def _refused(model, clips, loader):
     """The error with which a model refuses a batch of so many clips, if it does."""
     try:
-        bill.plan(model, (clips, *loader.dataset.shape))
+        cost_summary.summarize(model, (clips, *loader.dataset.shape))
     except Exception as error:
         return error
     return None

@@ -1,7 +1,7 @@
-"""All that going on with a run needs, in one checkpoint: saved, and put back such that no bit differs.
+"""The state of a run in one checkpoint: a run that is resumed from it has the same bits as one that never stopped.
 
-What is random in a run comes from three places, and a checkpoint holds all three: the rng state of minnl.random
-(dropout), the loader's epoch and batch (order, crops, mirroring), and the arrays themselves.
+Randomness in a run has two sources, and the checkpoint holds both: the rng state of minnl.random (dropout), and the
+loader's seed, epoch and batch (order, crops, mirroring). The rest are arrays, step and learning rate.
 """
 
 from __future__ import annotations

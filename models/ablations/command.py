@@ -1,7 +1,5 @@
 """``python -m minnl ablate``: which runs, in which order, and what to say meanwhile."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

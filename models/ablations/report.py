@@ -1,7 +1,5 @@
 """Tables and learning curves from the runs that are complete."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -13,7 +13,7 @@ import minnl
 import models
 from minnl import data, nn
 from minnl.checks import quoted
-from minnl.study import bill, pictures
+from minnl.study import cost_summary, pictures
 from minnl.training import Trainer, checkpoint, recipes
 from minnl.training.loop import steps_per_epoch
 from minnl.training.run_data import TEST_CLIPS
@@ -42,7 +42,9 @@ class Case:
         train_set, _ = datasets(self.config)
         with nn.init.skipped():
             model = build(self.config, train_set)
-        plan = bill.plan(model, (2, *train_set.shape))  # of one clip, batch norm may have a single value a channel
+        plan = cost_summary.summarize(
+            model, (2, *train_set.shape)
+        )  # of one clip, batch norm may have a single value a channel
         return sum(p.size for p in model.parameters()), plan.multiply_adds // 2
 
     @functools.cached_property

@@ -1,7 +1,5 @@
 """What a row of the paper is at a scale: options of the small network, or fields of a published one's Config."""
 
-from __future__ import annotations
-
 from minnl.training import recipes
 from models.config import BASIC, PUBLISHED_BLOCKS
 from models.presets import PRESETS

@@ -1,7 +1,5 @@
 """``python -m minnl import`` and ``python -m minnl export``."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -6,8 +6,6 @@ of a key holds for the keys below it. Names and defaults are those of the source
 tables.
 """
 
-from __future__ import annotations
-
 from minnl.checks import clean, quoted
 
 READ, SHOWN, FREE = "read", "the arrays show it", "does not matter"

@@ -1,7 +1,5 @@
 """The layout of an array here and in other projects: channels last here, first there."""
 
-from __future__ import annotations
-
 import numpy as np
 
 CLASSIFIER, CONCAT = "head.classify.weight", ".w_f"

@@ -4,8 +4,6 @@
 batch norm, ``{e}`` one of theta, phi and g, ``{w}`` weight or bias. WORDS has the formats that write them otherwise.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

@@ -1,7 +1,5 @@
 """The network that a set of arrays belongs to: what their shapes show, and what must be known besides."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from models import presets

@@ -1,7 +1,5 @@
 """Writes pickles as cPickle of Python 2 with NumPy 1 does: video-nonlocal-net loads and publishes such files."""
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np

@@ -10,8 +10,6 @@ number of instructions is limited, and so is what the stand-ins make. The type o
 hashed or printed, because forty instructions make a tuple of 2^40 entries.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickletools

@@ -5,8 +5,6 @@ configuration files, which the standard library's ast parses; a value that is mo
 UNREADABLE, and whatever needs that value must say so.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import warnings
@@ -117,7 +115,7 @@ def flow(tokens, depth):
 
 TOKEN = re.compile(
     r"\'\'\'[\s\S]*?\'\'\'|\"\"\"[\s\S]*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""  # Strings.
-    r"|\#[^\n]*|\\\n|[^'\"#\\\n()\[\]{}]+|[\s\S]"
+    r"|['\"#][^\n]*|\\\n|[^'\"#\\\n()\[\]{}]+|[\s\S]"  # Comments, strings without an end, other text.
 )
 
 

@@ -4,8 +4,6 @@ Each function of SETTINGS gives (lines, problems): lines that can be pasted ther
 cannot be set to. Names are those of keys.py, and for video-nonlocal-net of its lib/core/config.py.
 """
 
-from __future__ import annotations
-
 from minnl.data import transforms
 from models.config import RESIDUAL_BLOCKS, STAGES
 from models.presets import step

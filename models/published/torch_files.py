@@ -6,8 +6,6 @@ the file was one stream of pickles with the storages behind them. Tensors may sh
 contiguous.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import math

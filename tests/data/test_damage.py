@@ -18,6 +18,7 @@ BITS = {"flip", "flips", "garbage", "zeros"}
 UNNOTICED = {".mkv": set(), ".ts": {"flip", "flips"}, ".mp4": BITS, ".avi": BITS, ".webm": BITS}
 
 
+@pytest.mark.slow
 def test_what_becomes_of_damaged_videos():
     pytest.importorskip("av")
     command = [sys.executable, "-m", "tests.damage", "5"]

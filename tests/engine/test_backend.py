@@ -12,7 +12,7 @@ import threadpoolctl
 
 import minnl
 from minnl import Tensor, backend, functional, random
-from minnl.kernels.runtime.cuda_kernel import CudaKernel
+from minnl.kernels.runtime.cuda import CudaKernel
 from tests import strict_cupy
 
 

@@ -17,7 +17,7 @@ def leaf(*values, dtype=np.float64):
 
 
 class Square(Op):
-    keeps = ("x",)
+    saved_for_backward = ("x",)
 
     def forward(self, x):
         self.x = x
@@ -231,7 +231,7 @@ def test_a_scalar_of_numpy_is_an_array_without_axes():
 
 def test_what_keeps_names_must_be_there():
     class Forgetful(Op):
-        keeps = ("x", "mask")
+        saved_for_backward = ("x", "mask")
 
         def forward(self, x):
             self.x = x
@@ -241,11 +241,13 @@ def test_what_keeps_names_must_be_there():
             return (gy,)
 
     x = leaf(1.0)
-    with pytest.raises(TypeError, match=r"Forgetful: keeps names 'mask', but forward left no self\.mask"):
+    with pytest.raises(TypeError, match=r"Forgetful: saved_for_backward names 'mask', but forward left no self\.mask"):
         Forgetful()(x).sum().backward()
     assert x.grad is None
-    with pytest.raises(TypeError, match=r"NoTuple: keeps must be a tuple of names; write keeps = \('mask',\)"):
-        type("NoTuple", (Op,), {"keeps": "mask"})
+    with pytest.raises(
+        TypeError, match=r"NoTuple: saved_for_backward must be a tuple of names; write saved_for_backward = \('mask',\)"
+    ):
+        type("NoTuple", (Op,), {"saved_for_backward": "mask"})
 
 
 # What backward returns.

@@ -94,6 +94,7 @@ def outcome(script):
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lock, seconds",
     [
@@ -124,5 +125,6 @@ if pid == 0:
     assert outcome(SCRIPT + script) == "0"
 
 
+@pytest.mark.slow
 def test_children_of_a_busy_parent():
     assert outcome(SCRIPT + BUSY) == "{0}"

@@ -66,7 +66,7 @@ def test_a_sweep_frees_what_ops_kept_while_tensors_live(no_collector):
         """Held by an op like an array would be."""
 
     class Keeps(Op):
-        keeps = ("kept",)
+        saved_for_backward = ("kept",)
 
         def forward(self, x):
             self.kept = Kept()
@@ -132,6 +132,7 @@ def test_a_step_makes_no_reference_cycles(no_collector):
     assert gc.collect() == 0
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_100_steps_without_the_collector(no_collector):
     x, weight = operands()
 
@@ -162,6 +163,7 @@ def test_a_forgotten_backward_leaks_nothing(no_collector):
     assert [r() for r in refs] == [None] * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["embedded", "dot", "concat"])
 def test_non_local_is_linear_in_positions(mode):
     """L = P = 25,088, I = 64: f alone would take 2.5 GB; what is taken beyond inputs and outputs is under 300 MB."""

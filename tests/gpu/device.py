@@ -3,8 +3,6 @@
 NumPy's textbook body is the judge of everything: of CuPy running the same body, and of our kernels.
 """
 
-from __future__ import annotations
-
 import contextlib
 from unittest import mock
 
@@ -15,7 +13,7 @@ from hypothesis import settings
 import minnl
 from minnl import Tensor, backend, dispatch
 from minnl.kernels.runtime import cuda as source
-from minnl.kernels.runtime.cuda_kernel import CudaKernel
+from minnl.kernels.runtime.cuda import CudaKernel
 
 try:
     GPU = minnl.device("gpu")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minnl import Tensor, backend, dispatch
+from minnl import Tensor, backend
 from minnl import functional as F
 from minnl.kernels.batch_norm.cuda import CudaBatchNorm, CudaFrozenBatchNorm
 from tests.gpu.device import GPU, QUICK, TOLERANCE, agree, arrays, only_wanted, outcome, same_bits
@@ -92,11 +92,14 @@ def test_with_a_momentum_of_1_running_statistics_are_the_batchs():
     np.testing.assert_allclose(var.get(), x.astype(float).var((0, 1), ddof=1), rtol=1e-5)
 
 
-def test_running_statistics_that_are_not_contiguous_are_left_to_the_textbook():
-    both = backend.to_device(np.ones((4, 2), np.float32), GPU)
-    x = Tensor(arrays((9, 4))[0].astype(np.float32), requires_grad=True, device=GPU)
-    assert not dispatch.is_kernel(type(F.batch_norm(x, both[:, 0], both[:, 1], training=True).op))
-    assert (both.get() != 1).all()
+def test_running_statistics_that_are_not_contiguous_move_too():
+    statistics, x = np.ones((4, 2), np.float32), arrays((9, 4))[0].astype(np.float32)
+    both = backend.to_device(statistics, GPU)
+    y = F.batch_norm(Tensor(x, requires_grad=True, device=GPU), both[:, 0], both[:, 1], training=True)
+    assert type(y.op) is CudaBatchNorm
+    F.batch_norm(Tensor(x), statistics[:, 0], statistics[:, 1], training=True)
+    assert (statistics != 1).all()
+    np.testing.assert_allclose(both.get(), statistics, rtol=1e-5)
 
 
 def test_constant_channels():

@@ -9,18 +9,15 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, backend
 from minnl import functional as F
-from minnl.kernels.conv3d import cuda as conv
-from minnl.kernels.conv3d import cuda_direct as conv_direct
-from minnl.kernels.conv3d import cuda_im2col as conv_columns
-from minnl.kernels.conv3d.cuda import CudaConv3d
-from minnl.kernels.conv3d.cuda_windows import Windows
-from minnl.kernels.runtime.column_sums import column_sums
+from minnl.kernels.conv3d import cuda_direct, cuda_im2col
+from minnl.kernels.conv3d.cuda import CudaConv3d, Windows
 from minnl.kernels.runtime.cuda import Source, contiguous
+from minnl.kernels.runtime.row_tiles import column_sums
 from minnl.ops.conv import Conv3d
 from tests.gpu.device import GPU, QUICK, TOLERANCE, agree, arrays, only_wanted, outcome, same_bits
 
 MANY = settings(QUICK, max_examples=80)
-METHODS = {"columns": conv_columns, "direct": conv_direct}
+METHODS = {"im2col": cuda_im2col, "direct": cuda_direct}
 
 
 @pytest.fixture
@@ -31,12 +28,12 @@ def xp():
 
 def by(method):
     """Every convolution by that method, whatever would be chosen."""
-    return mock.patch.object(conv, "method", lambda op: METHODS[method])
+    return mock.patch.object(CudaConv3d, "method", lambda op: METHODS[method])
 
 
 def in_slices(numbers):
-    """Columns in slices of so many numbers, or of a row if that is more; and partial sums of few slices."""
-    return mock.patch.multiple(conv_columns, SLICE=numbers, MOST_ROWS=numbers)
+    """Slices of the im2col matrix of at most so many numbers, or of a row if that is more."""
+    return mock.patch.multiple(cuda_im2col, SLICE=numbers, MAX_ROWS=numbers)
 
 
 @st.composite
@@ -68,7 +65,7 @@ def test_chosen(case, bias, dtype):
 @given(case=convolutions(), dtype=st.sampled_from(list(TOLERANCE)), numbers=st.sampled_from([1, 500, 2**26]))
 def test_method(method, case, dtype, numbers):
     x, weight, arguments = case
-    with by(method), in_slices(numbers), mock.patch.multiple(conv_direct, LINES=1, MOST_SLICES=3):
+    with by(method), in_slices(numbers), mock.patch.multiple(cuda_direct, LINES=1, MAX_SLICES=3):
         agree(convolve(**arguments), arrays(x, weight, weight[-1:]), CudaConv3d, dtype)
 
 
@@ -124,23 +121,23 @@ def test_gradients_that_are_wanted_are_those_of_all(method, wanted):
 @pytest.mark.parametrize(
     ("weight", "groups", "expected"),
     [
-        ((3, 3, 3, 1, 64), 64, conv_direct),
-        ((1, 3, 3, 1, 128), 64, conv_direct),
-        ((1, 3, 3, 16, 64), 4, conv_direct),
-        ((1, 3, 3, 32, 64), 2, conv_columns),
-        ((5, 7, 7, 3, 64), 1, conv_columns),
-        ((3, 3, 3, 1, 8), 1, conv_columns),
+        ((3, 3, 3, 1, 64), 64, cuda_direct),
+        ((1, 3, 3, 1, 128), 64, cuda_direct),
+        ((1, 3, 3, 16, 64), 4, cuda_direct),
+        ((1, 3, 3, 32, 64), 2, cuda_im2col),
+        ((5, 7, 7, 3, 64), 1, cuda_im2col),
+        ((3, 3, 3, 1, 8), 1, cuda_im2col),
     ],
 )
 def test_method_by_shape(weight, groups, expected):
     op = Conv3d((1, 1, 1), ((0, 0),) * 3, (1, 1, 1), groups)
     op.weight = np.empty(weight, np.float32)
-    assert conv.method(op) is expected
+    assert CudaConv3d.method(op) is expected
 
 
 def test_one_tap_and_stride_1_gather_nothing():
     inputs = arrays((2, 3, 4, 5, 6), (1, 1, 1, 6, 4), (4,))
-    with mock.patch.object(conv_columns, "gather", side_effect=AssertionError("gathered")):
+    with mock.patch.object(cuda_im2col, "gather", side_effect=AssertionError("gathered")):
         agree(convolve(), inputs, CudaConv3d)
         with pytest.raises(AssertionError, match="gathered"):
             outcome(convolve(stride=2), inputs)
@@ -149,7 +146,7 @@ def test_one_tap_and_stride_1_gather_nothing():
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_slices_keep_to_their_bound(xp, groups, dtype):
-    """The most that the pool has given and not got back: a slice of 1,000 numbers, where all columns are 7,776."""
+    """The most memory in use at once: a slice of 1,000 numbers, where the im2col matrix has 7,776."""
 
     class Peak(xp.cuda.MemoryHook):
         name, held, most = "Peak", 0, 0
@@ -171,9 +168,9 @@ def test_slices_keep_to_their_bound(xp, groups, dtype):
     windows, gw = Windows((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)), xp.empty_like(weight)
     bound = 1000 * x.itemsize + 4 * 512  # the pool rounds up to 512 bytes
     by_groups = weight.nbytes if groups > 1 else 0
-    assert 900 * x.itemsize < peak(conv_columns.correlate, x, weight, groups, windows, y) <= bound + by_groups
-    assert peak(conv_columns.weight_gradient, x, y, groups, windows, gw) <= bound + gw.nbytes + by_groups
-    assert peak(conv_columns.correlate, x, weight, groups, windows, y, numbers=2**26) >= 7776 * x.itemsize
+    assert 900 * x.itemsize < peak(cuda_im2col.correlate, x, weight, groups, windows, y) <= bound + by_groups
+    assert peak(cuda_im2col.weight_gradient, x, y, groups, windows, gw) <= bound + gw.nbytes + by_groups
+    assert peak(cuda_im2col.correlate, x, weight, groups, windows, y, numbers=2**26) >= 7776 * x.itemsize
 
 
 def test_addresses_that_packs_may_not_have(xp):
@@ -192,24 +189,24 @@ def test_coordinates_beyond_32_bits_are_left_to_the_textbook(xp):
         assert CudaConv3d.suits(op, [x, weight]) == suits
 
 
-TAKE = """
+UNRAVEL = """
 template <typename T>
 __global__ void coordinates(const index_t* indices, index_t count, T* found) {
     for (index_t i = first(); i < count; i += stride()) {
         index_t rest = indices[i];
-        found[3 * i + 2] = take(rest, 7);
-        found[3 * i + 1] = take(rest, 2000000000);
+        found[3 * i + 2] = unravel(rest, 7);
+        found[3 * i + 1] = unravel(rest, 2000000000);
         found[3 * i] = rest;
     }
 }
 """
 
 
-def test_indices_beyond_32_bits_are_taken_apart(xp, tmp_path):
-    (tmp_path / "take.cu").write_text(TAKE)
+def test_indices_beyond_32_bits_are_unravelled(xp, tmp_path):
+    (tmp_path / "unravel.cu").write_text(UNRAVEL)
     indices = np.array([0, 6, 2**31 - 1, 2**31, 2**32 + 5, 2**45 + 3])
     found = xp.empty((len(indices), 3))
-    source = Source(tmp_path / "take.cu", "coordinates<T>")
+    source = Source(tmp_path / "unravel.cu", "coordinates<T>")
     source.launch("coordinates<T>", found.dtype, 1, 32, *contiguous(xp.asarray(indices)), len(indices), found)
     shape = (2**45 // 14_000_000_000 + 1, 2_000_000_000, 7)
     np.testing.assert_array_equal(found.get().T, np.unravel_index(indices, shape))

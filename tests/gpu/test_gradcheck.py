@@ -3,7 +3,7 @@
 import pytest
 
 import minnl
-from minnl.kernels import MODES
+from minnl.dispatch import MODES
 from minnl.study import check
 from minnl.study.cases import CASES
 from tests.gpu.device import GPU

@@ -8,14 +8,14 @@ import pytest
 
 import minnl
 from minnl import Tensor, backend, optim
-from minnl.kernels.optim.cuda import EACH, MOST, OPTIM, PART, PARTS, CudaAdamW, CudaSGD
+from minnl.kernels.optim.cuda import ELEMENTS, MAX_PARAMETERS, OPTIM, PARAMETER, PARAMETERS, CudaAdamW, CudaSGD
 from minnl.kernels.runtime import cuda as source
 from tests.gpu.device import GPU, TOLERANCE, broken, close
 from tests.training.test_optim import OPTIMISERS
 
 KERNEL = {"AdamW": CudaAdamW, "SGD": CudaSGD}
 # Several blocks, and two launches.
-SHAPES = ((), (7,), (EACH,), (3, 701), (2, 1, EACH + 1), (5 * EACH - 1,), *[(3,)] * MOST)
+SHAPES = ((), (7,), (ELEMENTS,), (3, 701), (2, 1, ELEMENTS + 1), (5 * ELEMENTS - 1,), *[(3,)] * MAX_PARAMETERS)
 LAUNCHES = 2
 
 
@@ -54,7 +54,7 @@ def test_steps(name, dtype):
     """The numbers of NumPy's textbook, from one launch for every 64 parameters."""
     kernel = KERNEL[OPTIMISERS[name][0]]
     with (
-        mock.patch.object(kernel, "step", wraps=kernel.step) as picked,
+        mock.patch.object(kernel, "apply", wraps=kernel.apply) as picked,
         mock.patch.object(OPTIM, "launch", wraps=OPTIM.launch) as launched,
     ):
         got = trained(name, dtype)
@@ -154,9 +154,9 @@ def test_what_the_kernel_is_not_made_for_takes_the_textbook(kind):
     turned.grad = turned.data.copy()
     for params in (on_gpu(np.ones(3), np.ones(3, np.float32)), [turned], on_gpu(np.ones(3), np.ones((0, 2)))):
         optimizer = getattr(optim, kind)(params, lr=0.25, weight_decay=0.0)
-        with mock.patch.object(KERNEL[kind], "step") as step:
+        with mock.patch.object(KERNEL[kind], "apply") as apply:
             optimizer.step()
-        assert not step.called
+        assert not apply.called
         assert all((p.numpy() < 1).all() for p in params)
 
 
@@ -182,20 +182,20 @@ def test_no_decay_does_not_ask_for_the_parameter():
 
 
 def test_the_table_is_that_of_the_source():
-    text = source.read("optim.cu")
+    text = source.read("optim/optim.cu")
     constants = dict(re.findall(r"constexpr int (\w+) = (\d+);", text))
-    assert constants == {"MOST": str(MOST), "EACH": str(EACH)}
-    fields = re.search(r"struct Part \{(.*?)\};", text, re.DOTALL)[1]
-    assert re.findall(r"(\w+)[,;]", re.sub(r"//.*", "", fields)) == list(PART.names)
-    assert PARTS.itemsize == 8 + 56 * MOST and PARTS.itemsize + 6 * 8 <= 4096  # of arguments
+    assert constants == {"MAX_PARAMETERS": str(MAX_PARAMETERS), "ELEMENTS": str(ELEMENTS)}
+    fields = re.search(r"struct Parameter \{(.*?)\};", text, re.DOTALL)[1]
+    assert re.findall(r"(\w+)[,;]", re.sub(r"//.*", "", fields)) == list(PARAMETER.names)
+    assert PARAMETERS.itemsize == 8 + 56 * MAX_PARAMETERS and PARAMETERS.itemsize + 6 * 8 <= 4096  # of arguments
 
 
 # Of a step: what stands there, what stands there by mistake, with which optimiser it is found.
 MISTAKES = [
     ("middle].block <= blockIdx.x", "middle].block < blockIdx.x", "adamw"),
     ("high - low > 1", "high - low > 2", "adamw"),
-    ("b1 * part.first[i]", "part.first[i]", "adamw"),
-    ("b2 * part.second[i]", "b1 * part.second[i]", "adamw"),
+    ("b1 * p.first[i]", "p.first[i]", "adamw"),
+    ("b2 * p.second[i]", "b1 * p.second[i]", "adamw"),
     ("a * g, v", "b1 * g, v", "adamw"),
     ("+ b * g * g;", "+ b * g;", "adamw"),
     ("sqrt(v) / c + e", "sqrt(v) + e", "adamw"),
@@ -203,18 +203,18 @@ MISTAKES = [
     ("sqrt(v) / c + e", "(sqrt(v) + e) / c", "adamw-options"),
     ("w * keep - r * m", "w - r * m", "adamw"),
     ("r = T(rate), c = T(bias)", "r = T(rate), c = T(rate)", "adamw"),
-    ("part.second[i] = v;", "", "adamw"),
-    ("part.decay != 0", "part.decay == 0", "sgd-decay"),
-    ("mu * part.first[i] + d", "part.first[i] + d", "momentum"),
+    ("p.second[i] = v;", "", "adamw"),
+    ("p.decay != 0", "p.decay == 0", "sgd-decay"),
+    ("mu * p.first[i] + d", "p.first[i] + d", "momentum"),
     ("nesterov ? d + mu * v : v", "v", "nesterov"),
     ("nesterov ? d + mu * v : v", "nesterov ? mu * v : v", "nesterov"),
     ("d = nesterov ? d + mu * v", "d = true ? d + mu * v", "momentum"),
-    ("part.w[i] = w - r * d", "part.w[i] = w - d", "sgd"),
+    ("p.w[i] = w - r * d", "p.w[i] = w - d", "sgd"),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "name"), MISTAKES)
 def test_a_mistake_in_the_kernel_is_found(monkeypatch, old, new, name):
-    broken(monkeypatch, OPTIM, "optim.cu", old, new)
+    broken(monkeypatch, OPTIM, "optim/optim.cu", old, new)
     with pytest.raises(AssertionError):
         close(trained(name), right(name), TOLERANCE["float64"])

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, backend
 from minnl import functional as F
-from minnl.kernels.pointwise.cuda import CudaAffine, CudaReLU, CudaSigmoid, CudaTanh
-from minnl.kernels.pointwise.cuda_dropout import CudaDropout
-from minnl.kernels.pointwise.cuda_index import CudaIndex
+from minnl.kernels.pointwise.cuda import CudaAffine, CudaDropout, CudaIndex, CudaReLU, CudaSigmoid, CudaTanh
 from minnl.ops.dropout import Dropout
 from tests.gpu.device import GPU, QUICK, TOLERANCE, agree, arrays, close, outcome, same_bits
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from minnl import Tensor, dispatch, no_grad
 from minnl import functional as F
 from minnl.kernels.pooling import cuda as pool
-from minnl.kernels.pooling import cuda_axis as pool_axis
 from minnl.kernels.pooling.cuda import CudaAdaptiveAvgPool3d, CudaAdaptiveMaxPool3d, CudaAvgPool3d, CudaMaxPool3d
 from tests import pooling
 from tests.gpu.device import GPU, QUICK, TOLERANCE, agree, arrays, outcome, same_bits
@@ -22,14 +21,16 @@ ADAPTIVE = {F.adaptive_max_pool3d: CudaAdaptiveMaxPool3d, F.adaptive_avg_pool3d:
 
 
 @contextlib.contextmanager
-def launched(enough=pool.ENOUGH, most_lines=pool.MOST_LINES):
+def launched(enough=pool.ENOUGH_THREADS, most_blocks=pool.MAX_BLOCKS_Y):
     """While this lasts that many threads are enough, so that none share a window for 1, and blocks along y are few."""
-    with mock.patch.object(pool, "ENOUGH", enough), mock.patch.object(pool, "MOST_LINES", most_lines):
+    with mock.patch.object(pool, "ENOUGH_THREADS", enough), mock.patch.object(pool, "MAX_BLOCKS_Y", most_blocks):
         yield
 
 
 LAUNCHES = st.builds(
-    launched, enough=st.sampled_from([1, 500, pool.ENOUGH]), most_lines=st.sampled_from([1, 5, pool.MOST_LINES])
+    launched,
+    enough=st.sampled_from([1, 500, pool.ENOUGH_THREADS]),
+    most_blocks=st.sampled_from([1, 5, pool.MAX_BLOCKS_Y]),
 )
 
 
@@ -97,7 +98,7 @@ def test_to_a_single_position(fn, shape):
 def test_kernels_of_published_networks():
     """More outputs than one thread each would be too few for; blocks that no line fills."""
     x = arrays((1, 4, 57, 57, 64))
-    assert x[0].size > pool.ENOUGH
+    assert x[0].size > pool.ENOUGH_THREADS
     agree(lambda x: F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)), x, CudaMaxPool3d)
     agree(lambda x: F.max_pool3d(x, (1, 3, 3), 1, (0, 1, 1)), x, CudaMaxPool3d)
     agree(lambda x: F.avg_pool3d(x, (2, 1, 1)), x, CudaAvgPool3d)
@@ -107,7 +108,7 @@ def test_windows_of_255_taps():
     agree(lambda x: F.max_pool3d(x, (3, 5, 17), 1, (1, 2, 8)), holding("ties", (1, 4, 6, 19, 2)), CudaMaxPool3d)
 
 
-@pytest.mark.parametrize("enough", [1, pool.ENOUGH])
+@pytest.mark.parametrize("enough", [1, pool.ENOUGH_THREADS])
 def test_of_several_nan_the_one_that_the_op_says_gets_the_gradient(enough):
     x = np.zeros((1, 4, 4, 4, 1))
     x[0, [1, 2, 2, 3], [3, 0, 2, 1], [2, 1, 3, 0]] = np.nan
@@ -149,7 +150,7 @@ def test_same_bits(fn, dtype):
 
 def test_tables_are_made_once_a_shape():
     x = arrays((1, 3, 11, 13, 2))
-    caches = pool_axis.sliding, pool_axis.adaptive
+    caches = pool.sliding, pool.adaptive
     for again in (False, True):
         before = [cache.cache_info().misses for cache in caches]
         outcome(lambda x: F.avg_pool3d(F.max_pool3d(x, 3, 2, 1), (1, 2, 4)), x)
@@ -161,7 +162,7 @@ def test_tables_are_made_once_a_shape():
 def test_winners_are_kept_for_a_gradient_only():
     x = Tensor(arrays((1, 4, 4, 4, 3))[0], device=GPU)
     for fn, dtype in ((F.max_pool3d, np.uint8), (F.adaptive_max_pool3d, np.int64)):
-        assert fn(Tensor(x.data, requires_grad=True), 2).op.winner.dtype == dtype
+        assert fn(Tensor(x.data, requires_grad=True), 2).op.argmax.dtype == dtype
         with no_grad(), mock.patch.object(pool, "launch", wraps=pool.launch) as launch:
             fn(x, 2)
         assert launch.call_args.args[-1] is None

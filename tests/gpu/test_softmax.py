@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minnl import Tensor, no_grad
 from minnl import functional as F
+from minnl.kernels.runtime import cuda as source
 from minnl.kernels.softmax import cuda as softmax
 from minnl.kernels.softmax.cuda import CudaCrossEntropy, CudaLogSoftmax, CudaSoftmax
 from tests.gpu.device import GPU, QUICK, TOLERANCE, agree, arrays, outcome, same_bits
@@ -23,13 +24,13 @@ DTYPES = st.sampled_from(list(TOLERANCE))
 @given(
     shape=st.lists(st.integers(1, 40), min_size=1, max_size=3),
     axis=st.integers(0, 2),
-    blocks=st.sampled_from([1, 2, softmax.MOST_BLOCKS]),
+    blocks=st.sampled_from([1, 2, source.MAX_BLOCKS]),
     spread=st.sampled_from([0.1, 1, 30]),
     dtype=DTYPES,
 )
 def test_softmax(fn, shape, axis, blocks, spread, dtype):
     (x,) = arrays(shape)
-    with mock.patch.object(softmax, "MOST_BLOCKS", blocks):
+    with mock.patch.object(source, "MAX_BLOCKS", blocks):
         agree(lambda x: fn(x, axis % x.ndim), [x * spread + 50], SOFTMAXES[fn], dtype)
 
 
@@ -82,7 +83,7 @@ def entropy(labels, weight, **arguments):
     weighted=st.booleans(),
     smoothing=st.sampled_from([0.0, 0.1, 1.0]),
     reduction=st.sampled_from(["mean", "sum", "none"]),
-    blocks=st.sampled_from([1, softmax.MOST_BLOCKS]),
+    blocks=st.sampled_from([1, source.MAX_BLOCKS]),
     dtype=DTYPES,
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # 0 / 0, if every row is ignored
@@ -92,7 +93,7 @@ def test_cross_entropy(shape, classes, ignored, weighted, smoothing, reduction, 
     labels = np.where(rng.random(shape) < ignored, -7, labels)
     weight = rng.uniform(0, 2, classes).round(1) if weighted else None
     fn = entropy(labels, weight, ignore_index=-7, label_smoothing=smoothing, reduction=reduction)
-    with mock.patch.object(softmax, "MOST_BLOCKS", blocks):
+    with mock.patch.object(source, "MAX_BLOCKS", blocks):
         agree(fn, arrays((*shape, classes)), CudaCrossEntropy, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Compiling and launching: minnl/kernels/cuda/source.py, and what common.cuh holds."""
+"""Compiling and launching: minnl/kernels/runtime/cuda.py, and what common.cuh holds."""
 
 import threading
 
@@ -149,7 +149,7 @@ def test_threads_that_come_at_once_compile_once(xp, code, monkeypatch):
 def test_helpers(xp):
     assert [ceil_div(n, 4) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
     assert grid(1000) == (4, 256)
-    assert grid(10**12) == (source.MOST_BLOCKS, 256)
+    assert grid(10**12) == (source.MAX_BLOCKS, 256)
     whole, turned, nothing = contiguous(x := xp.zeros((2, 3)), x.T, None)
     assert whole is x
     assert turned.flags.c_contiguous

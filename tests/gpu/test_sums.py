@@ -3,8 +3,7 @@
 import pytest
 
 import minnl
-from minnl.kernels.batch_norm import cuda as norm
-from minnl.kernels.runtime import column_sums
+from minnl.kernels.runtime import row_tiles
 from tests.gpu.device import GPU
 from tests.many_positions import BOUND, cases, worst
 
@@ -15,7 +14,6 @@ MANY = cases(300_000)
 @pytest.mark.parametrize("name", MANY)
 def test_sums_over_many_positions(name, mode, monkeypatch):
     """With few threads, so that each of them adds up thousands of numbers, as with many more positions."""
-    monkeypatch.setattr(column_sums, "MOST_SLICES", 1)
-    monkeypatch.setattr(norm, "MOST_SUMMED", 1)
+    monkeypatch.setattr(row_tiles, "MAX_SLICES", 1)
     with minnl.use_kernels(mode):
         assert worst(*MANY[name], GPU) < BOUND

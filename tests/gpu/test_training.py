@@ -12,7 +12,7 @@ import minnl
 import models
 import train
 from minnl import backend, data, dispatch, optim
-from minnl.kernels.conv3d import cuda_im2col as conv_columns
+from minnl.kernels.conv3d import cuda_im2col
 from minnl.training import Trainer, checkpoint, loop
 from tests.gpu.device import GPU  # noqa: F401 (skips all of this where there is none)
 from tests.gpu.watch import watched
@@ -182,13 +182,13 @@ def test_out_of_memory_in_the_middle_of_a_run(tmp_path, limited):
 
 
 def test_the_batch_that_should_fit_does(tmp_path, limited, monkeypatch):
-    monkeypatch.setattr(conv_columns, "SLICE", 2**16)  # beside 8 MB what the real one is beside 8 GB
+    monkeypatch.setattr(cuda_im2col, "SLICE", 2**16)  # beside 8 MB what the real one is beside 8 GB
 
     def fit(batch):
         limited(8_000_000)
         trainer(tmp_path / str(batch), "gpu", steps=2, batch=batch).fit(max_steps=3, plain=True)
 
-    with pytest.raises(MemoryError, match=r"By the bill \d+ should fit") as caught:
+    with pytest.raises(MemoryError, match=r"By the cost summary \d+ should fit") as caught:
         fit(96)
     batch = int(re.search(r"--batch-size (\d+)", str(caught.value))[1])
     assert batch >= 8

@@ -4,8 +4,6 @@ CuPy's own C code cannot be watched from Python, so this looks at every way in: 
 and operators of its arrays, and the waits of streams and events. tests/strict_cupy sees the rest.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import types

@@ -12,7 +12,6 @@ import minnl
 from minnl import Tensor, dispatch, no_grad
 from minnl import functional as F
 from minnl.kernels.batch_norm import cpu as norm
-from minnl.kernels.batch_norm import rows
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -26,12 +25,10 @@ def even_the_smallest(monkeypatch):
 @contextlib.contextmanager
 def cut(**constants):
     """While this lasts arrays are cut otherwise."""
-    rows.rows_of.cache_clear()
-    with contextlib.ExitStack() as stack:
-        for name, value in constants.items():
-            stack.enter_context(mock.patch.object(rows, name, value))
+    norm.rows_of.cache_clear()
+    with mock.patch.multiple(norm, **constants):
         yield
-    rows.rows_of.cache_clear()
+    norm.rows_of.cache_clear()
 
 
 def normalise(training=True, relu=False):
@@ -58,7 +55,7 @@ def spread(x):
 @given(
     shape=st.lists(st.integers(1, 7), min_size=1, max_size=4),
     channels=st.sampled_from([1, 3, 8, 64, 200, 700]),
-    constants=st.sampled_from([{}, {"BLOCK": 1}, {"BLOCK": 3000, "ALONE": 0, "WIDTH": 512, "LANES": 64}]),
+    constants=st.sampled_from([{"BLOCK": norm.BLOCK}, {"BLOCK": 1}, {"BLOCK": 3000, "WIDTH": 512, "LANES": 64}]),
     training=st.booleans(),
     relu=st.booleans(),
     residual=st.booleans(),
@@ -79,7 +76,7 @@ def test_many_channels_and_sizes_that_no_row_divides(shape, training):
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_large_arrays_as_they_are_cut(relu):
-    shape = (4, 2, 57, 61, 40)  # above ALONE, and no multiple of a row
+    shape = (4, 2, 57, 61, 40)  # several blocks
     agree(normalise(relu=relu), arrays(shape, 40, 40, shape))
 
 
@@ -163,7 +160,7 @@ def test_with_a_momentum_of_1_running_statistics_are_the_batchs(before, mode):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_same_bits_on_any_number_of_threads(training):
-    with cut(BLOCK=20000, ALONE=0):
+    with cut(BLOCK=20000):
         same_bits(normalise(training, relu=True), arrays((9, 4, 12, 12, 24), 24, 24, (9, 4, 12, 12, 24)))
 
 

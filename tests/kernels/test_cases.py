@@ -18,7 +18,8 @@ import minnl
 from minnl import Tensor, dispatch
 from minnl import functional as F
 from minnl.kernels.conv3d import cpu as conv
-from minnl.kernels.runtime import accumulate, threads
+from minnl.kernels.pointwise import cpu as pointwise
+from minnl.kernels.runtime import threads
 from tests.fast import TOLERANCE, agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 
@@ -56,13 +57,13 @@ def test_modes():
         minnl.use_kernels("quick")
 
 
-@pytest.mark.parametrize("shape", [(accumulate.SMALLEST + 1,), (3, 7, 100_000), (1000, 1200)])
+@pytest.mark.parametrize("shape", [(pointwise.BLOCK + 1,), (3, 7, 100_000), (1000, 1200)])
 def test_large_gradients_are_added_by_the_kernel_out_of_place(shape):
     rng = np.random.default_rng(0)
     a, b = (rng.random(shape, np.float32) for _ in range(2))
     b = b.T.copy().T if b.ndim == 2 else b  # of any order in memory
     expected, before = a + b, (a.copy(), b.copy())
-    with mock.patch.object(accumulate.threads, "run", wraps=accumulate.threads.run) as added:
+    with mock.patch.object(threads, "run", wraps=threads.run) as added:
         x = Tensor(np.zeros_like(a), requires_grad=True)
         for gradient in (a, b):
             x.backward(gradient)
@@ -73,7 +74,7 @@ def test_large_gradients_are_added_by_the_kernel_out_of_place(shape):
 
 
 def test_a_gradient_of_another_kind_is_refused_and_none_is_lost():
-    gradient = np.ones((accumulate.SMALLEST, 1), np.float32)
+    gradient = np.ones((pointwise.BLOCK, 1), np.float32)
     x = Tensor(np.zeros_like(gradient), requires_grad=True)
     x.grad = before = gradient.copy()
     for other in (gradient.astype(np.float64), gradient[:1]):

@@ -115,6 +115,7 @@ def test_the_example_of_the_issue():
     assert (y.data == 64).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 50, 1000])
 @pytest.mark.parametrize("method", WINDOWS)
 @QUICK
@@ -131,6 +132,7 @@ def test_method(method, block, case):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 10**6])  # tasks have some positions each; or some channels each
 @pytest.mark.parametrize("block", [1, 50, 10**6])
 @QUICK
@@ -146,6 +148,7 @@ def test_points(block, few, case):
         same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 300, 10**6])
 @QUICK
 @given(case=convolutions((None, 1, 1)))
@@ -161,6 +164,7 @@ def test_columns_along_time_alone(block, case):
         agree(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 100, 8192])
 @pytest.mark.parametrize("m", winograd.POINTS)
 @QUICK
@@ -218,6 +222,7 @@ def test_arrays_that_are_not_contiguous():
             np.testing.assert_array_equal(F.conv3d(Tensor(x), Tensor(w)).data, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("method", METHODS)
 def test_same_bits_on_any_number_of_threads(method, frames):
@@ -374,6 +379,7 @@ def test_what_is_worth_panels(monkeypatch):
     assert not width(256, 512, 3136) and panels.width(256, 512) == 512
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 10**6])
 @QUICK
 @given(case=convolutions((1, 1, 1)))
@@ -389,6 +395,7 @@ def test_points_by_panels(few, case):
         same_bits(lambda *t: F.conv3d(*t, **arguments), arrays(x, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [method for method in METHODS if "columns" in method])
 @QUICK
 @given(case=convolutions())

@@ -66,6 +66,7 @@ def trial(number):
     return x, weight, arguments, [many if number % 2 else contextlib.nullcontext(), many, forced]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_shapes(chunk):
     for number in range(chunk, TRIALS, CHUNKS):

@@ -104,6 +104,7 @@ SUBJECTS = [subject(method) for method in ("points", *METHODS)]
 SUBJECTS.append(Subject("conv3d", convolution("taps"), modes=("textbook",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subject", "mode"), pairs(SUBJECTS))
 def test_errors_beside_pytorchs(subject, mode):
     check(subject, mode)

@@ -163,6 +163,7 @@ SUBJECTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subject", "mode"), pairs(SUBJECTS))
 def test_errors_beside_pytorchs(subject, mode):
     check(subject, mode)

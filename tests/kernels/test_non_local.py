@@ -116,6 +116,7 @@ def test_concat(case, few, block, run):
         agree(concat(axes), arrays(*shapes, 2 * shapes[0][-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("batch", [1, 3, 9])
 def test_softmax_has_the_same_bits_on_any_number_of_threads(batch, axes, kept):

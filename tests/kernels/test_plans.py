@@ -78,6 +78,7 @@ def test_there_are_never_more_than_so_many(monkeypatch):
     assert plans.of(Buffers, 9) is plans.of(Buffers, 9)
 
 
+@pytest.mark.slow
 def test_convolutions_of_several_user_threads_do_not_meet():
     """Large and small ones in turn, so that rooms grow while others compute: each thread gets its own numbers."""
     shapes = [

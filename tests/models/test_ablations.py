@@ -21,6 +21,8 @@ from models.ablations.runs import Case
 from tests import ROOT
 from tests.study.test_pictures import colours
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--clips", "6", "--frames", "8", "--size", "16", "--batch-size", "3", "--epochs", "2", "--workers", "0")
 RESNET = ("--model", "c2d_r18", "--set", "width=8", "--frames", "16", "--size", "32", "--recipe", "adamw")
 
@@ -157,7 +159,7 @@ def test_costs_are_those_of_one_clip():
     case = networks("small", ("2a",), base)["2a", "embedded Gaussian"]
     network = models.build("nl_small")
     assert case.cost[0] == sum(p.size for p in network.parameters())
-    assert case.cost[1] == minnl.study.bill.plan(network, (1, 16, 24, 24, 1)).multiply_adds
+    assert case.cost[1] == minnl.study.cost_summary.plan(network, (1, 16, 24, 24, 1)).multiply_adds
     assert case.work == case.cost[1] * (3 * 6 + 6 + 3) * 2  # training, test and precise batch norm
 
 

@@ -13,7 +13,7 @@ import models
 from minnl import Tensor, dispatch, engine, nn, optim
 from minnl import functional as F
 from minnl.data import RelationClips
-from minnl.study import bill
+from minnl.study import cost_summary
 from models import blocks
 
 SHAPE = (4, 6, 16, 20, 1)
@@ -165,6 +165,7 @@ def task(count, clips, steps, dtype):
     return [(x[i % count], labels[i % count]) for i in range(steps)]
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("mode, steps", [(None, 50), ("embedded", 50), ("gaussian", 8), ("dot", 8), ("concat", 8)])
 def test_losses_beside_pytorch(mode, steps, one_torch_thread):
@@ -283,7 +284,7 @@ def test_nothing_of_a_step_stays(mode, monkeypatch, no_garbage_collector):
 
     def watched(op, *inputs):
         y = call(op, *inputs)
-        kept = (getattr(op, key, None) for key in op.keeps)
+        kept = (getattr(op, key, None) for key in op.saved_for_backward)
         arrays = [a for a in (y.data, *kept) if isinstance(a, np.ndarray) and id(a) not in permanent]
         born.extend(weakref.ref(thing) for thing in (op, y, *arrays))
         return y
@@ -313,7 +314,7 @@ def test_memory_stays_flat(mode, no_garbage_collector):
                 sizes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert max(sizes[4:]) - min(sizes[4:]) < bill.plan(model, shape).kept, sizes
+    assert max(sizes[4:]) - min(sizes[4:]) < cost_summary.summarize(model, shape).kept, sizes
 
 
 @pytest.mark.parametrize("mode", dispatch.MODES)
@@ -330,7 +331,9 @@ def test_no_float64_in_a_float32_step(mode, monkeypatch):
     def watched_call(op, *inputs):
         y = call(op, *inputs)
         kept = [
-            a for a in (getattr(op, k, None) for k in op.keeps) if getattr(a, "dtype", None) not in (None, np.uint8)
+            a
+            for a in (getattr(op, k, None) for k in op.saved_for_backward)
+            if getattr(a, "dtype", None) not in (None, np.uint8)
         ]
         watch(op.name, [x.data for x in inputs if isinstance(x, Tensor)] + [y.data] + kept)
         return y

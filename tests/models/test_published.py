@@ -21,7 +21,7 @@ from tests import ROOT  # noqa: E402
 from tests.models import torch_published, torch_video_resnet  # noqa: E402
 from tests.models.torch_published import I3D, SLOW, MMAction2, Network, PyTorchVideo, SlowFast  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 FIVE = {3: (1, 3), 4: (1, 3, 5)}
 EVEN = {3: (0, 2), 4: (0, 2, 4)}

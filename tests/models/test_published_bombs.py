@@ -10,6 +10,8 @@ from tests.models.published_streams import PROTOCOL, python_2, torch_stream, tor
 
 pytest.importorskip("resource", reason="needs POSIX limits")
 
+pytestmark = pytest.mark.slow
+
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 

@@ -21,6 +21,8 @@ EACH = 60
 READ = """
 from minnl.training import checkpoint
 
+pytestmark = pytest.mark.slow
+
 def digest(arrays):
     import hashlib
     found = hashlib.sha256()

@@ -21,6 +21,8 @@ from models import published
 from models.published import torch_files
 from tests.models.published_streams import blobs_of, python_2, torch_stream, torch_zip
 
+pytestmark = pytest.mark.slow
+
 PROTOCOL = b"\x80\x02"
 
 

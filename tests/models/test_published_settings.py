@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from tests.models.torch_published import I3D, MMAction2, Network, PyTorchVideo, SlowFast  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 FIVE = {3: (1, 3), 4: (1, 3, 5)}
 PROJECTS = {"slowfast": SlowFast, "mmaction2": MMAction2, "pytorchvideo": PyTorchVideo}

@@ -9,6 +9,8 @@ from minnl import Tensor, nn, optim
 from minnl import functional as F
 from models import blocks, transfer
 
+pytestmark = pytest.mark.slow
+
 TINY = {"width": 4, "classes": 5, "frames": 16, "size": 48, "dropout": 0.0}
 
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from tests import ROOT  # noqa: E402
 from tests.models.torch_video_resnet import Network, blob, released  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 SIZE = (56, 48)  # 13 x 11 behind pool1, then 7 x 6, 4 x 3, 2 x 2: odd and even
 WIDTH = 4

@@ -10,7 +10,7 @@ import minnl
 import models
 from minnl import Tensor, nn
 from minnl.__main__ import main
-from minnl.study import bill
+from minnl.study import cost_summary
 from tests import ROOT
 
 FAST = {"frames": 8, "conv1_stride": 1, "pool1_frames": 1, "pool1_stride": 1}
@@ -21,7 +21,7 @@ def cost(name, **changes):
     """(parameters, multiply-adds in G, elements that batch norm touches in G)."""
     with nn.init.skipped():
         model = models.build(name, **changes)
-    plan = bill.plan(model, (1, *model.config.clip))
+    plan = cost_summary.summarize(model, (1, *model.config.clip))
     normed = sum(row.made // 4 for row in plan.rows if row.op == "batch_norm")
     return sum(p.size for p in model.parameters()), plan.multiply_adds / 1e9, normed / 1e9
 
@@ -75,7 +75,7 @@ def test_multiply_adds_of_a_block(channels, size, frames):
     for order, expected in zip((None, "before", "after"), published[channels], strict=True):
         with nn.init.skipped():
             block = nn.NonLocalBlock(channels, subsample=order)
-        found = bill.plan(block, (1, frames, size, size, channels)).multiply_adds / 1e9
+        found = cost_summary.summarize(block, (1, frames, size, size, channels)).multiply_adds / 1e9
         assert found == pytest.approx(expected, rel=1e-4)
 
 
@@ -85,7 +85,7 @@ def test_memory_of_all_pairs(frames, size, subsampled, whole):
     for order, expected in (("before", subsampled), (None, whole)):
         with nn.init.skipped():
             block = nn.NonLocalBlock(512, subsample=order)
-        (row,) = (r for r in bill.plan(block, (1, frames, size, size, 512)).rows if r.op == "non_local")
+        (row,) = (r for r in cost_summary.summarize(block, (1, frames, size, size, 512)).rows if r.op == "non_local")
         pairs = row.multiply_adds / (256 + 256)
         assert 4 * pairs / 2**20 == pytest.approx(expected, rel=1e-3)
         if pairs > 3e7:  # a few pairs are kept; of more than that nothing but theta, phi, g, y and a number a query
@@ -153,7 +153,7 @@ def shapes(name, **changes):
     """Channels, then T x H x W, behind each layer."""
     with nn.init.skipped():
         model = models.build(name, **changes)
-    rows = bill.plan(model, (2, *model.config.clip)).rows
+    rows = cost_summary.summarize(model, (2, *model.config.clip)).rows
     found = {row.path.split(".")[0]: (row.shape[-1], *row.shape[1:-1]) for row in rows if row.shape[1:]}  # the last op
     found.pop("head")
     return found, model

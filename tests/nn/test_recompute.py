@@ -11,7 +11,7 @@ import minnl
 import models
 from minnl import Tensor, dispatch, nn, no_grad, random
 from minnl import functional as F
-from minnl.study import bill
+from minnl.study import cost_summary
 from minnl.training import checkpoint
 from tests import strict_cupy
 
@@ -478,14 +478,14 @@ def test_it_takes_less_memory_and_the_bill_knows():
     plain, model = blocks(lambda m: m), blocks(nn.Recompute)
     real, without = peak(model, x), peak(plain, x)
     assert real < 0.5 * without
-    plan = bill.plan(model, x.shape, optimizer_arrays=0)
+    plan = cost_summary.summarize(model, x.shape, optimizer_arrays=0)
     assert 0.8 < plan.peak / real < 1.3
-    assert 0.8 < bill.plan(plain, x.shape, optimizer_arrays=0).peak / without < 1.3
+    assert 0.8 < cost_summary.summarize(plain, x.shape, optimizer_arrays=0).peak / without < 1.3
 
 
 def test_the_bill_keeps_inputs_and_counts_every_op_once():
     x = noise((2, 4, 16, 16, 2))
-    plain, plan = (bill.plan(blocks(wrap), x.shape) for wrap in (lambda m: m, nn.Recompute))
+    plain, plan = (cost_summary.summarize(blocks(wrap), x.shape) for wrap in (lambda m: m, nn.Recompute))
     assert plan.parameters == plain.parameters == sum(row.parameters for row in plan.rows)
     assert plan.multiply_adds == plain.multiply_adds
     assert plan.fixed == plain.fixed and plan.forward_peak == plain.forward_peak

@@ -1,7 +1,5 @@
 """Every backward by the error curve, and that the table of cases leaves no op out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

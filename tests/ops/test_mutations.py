@@ -5,8 +5,6 @@ input. In particular: one expression of a backward is replaced by a plausible mi
 table must give it away.
 """
 
-from __future__ import annotations
-
 import inspect
 import textwrap
 
@@ -56,11 +54,11 @@ MISTAKES = [
     (pointwise.Clip, "backward", "<= self.high", ">= self.high"),
     (reduce.Sum, "backward", "self.stretch(gy)", "self.stretch(gy / self.count)"),
     (reduce.Mean, "backward", "gy / self.count", "gy"),
-    (reduce.Var, "backward", "self.deviation(self.x)", "self.x"),
+    (reduce.Var, "backward", "self.centred(self.x)", "self.x"),
     (reduce.Var, "backward", "(self.count - self.correction)", "self.count"),
-    (reduce.Max, "backward", "hit = self.winner[..., None]", "hit = self.winner[..., None] // 2"),
+    (reduce.Max, "backward", "hit = self.argmax[..., None]", "hit = self.argmax[..., None] // 2"),
     (reduce.Max, "backward", "transpose(back)", "transpose(order)"),
-    (reduce.Min, "backward", "hit = self.winner[..., None]", "hit = self.winner[..., None] // 2"),
+    (reduce.Min, "backward", "hit = self.argmax[..., None]", "hit = self.argmax[..., None] // 2"),
     (shape.Reshape, "backward", "gy.reshape", "gy.T.reshape"),
     (shape.Transpose, "backward", "sorted(range(len(self.axes)), key=self.axes.__getitem__)", "self.axes"),
     (shape.BroadcastTo, "backward", "sum_to(gy, self.shape)", "sum_to(gy / gy.size, self.shape)"),
@@ -81,7 +79,7 @@ MISTAKES = [
     (conv.Conv3d, "to_weight", "= rows(seen", "= any(tap) * rows(seen"),
     (conv.Conv3d, "to_weight", "self.seen(xp, tap, gy)", "self.seen(xp[:, :, ::-1], tap, gy)"),
     (conv.Conv3d, "backward", "total(rows(gy), 0)", "total(rows(gy)[1:], 0)"),
-    (pool.MaxPool3d, "backward", "self.winner == tap", "self.winner == tap - 1"),
+    (pool.MaxPool3d, "backward", "self.argmax == tap", "self.argmax == tap - 1"),
     (pool.MaxPool3d, "backward", "seen += chosen", "seen[...] = chosen"),
     (pool.MaxPool3d, "backward", "self.views(big, gy.shape[1:4])", "list(self.views(big, gy.shape[1:4]))[:-1]"),
     (pool.AvgPool3d, "backward", "seen += share", "seen[...] = share"),

@@ -3,8 +3,6 @@
 Errors are relative to the largest value of what is compared. The output is weighted at random for backward.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -18,8 +18,6 @@ does something definite but surprising, so does this: an integer array used as a
 axis. There are no kernels of one's own (RawKernel, ElementwiseKernel, fuse): a CPU cannot run those.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -1,7 +1,5 @@
 """The stand-in's array: what it allows, what it counts, what it refuses."""
 
-from __future__ import annotations
-
 import sys
 import types
 

@@ -15,7 +15,7 @@ import minnl
 from benchmarks import cases, memory, ops, places, published, report
 from benchmarks.contest import BACKWARD, FORWARD, Contender, Contest
 from benchmarks.measure import Result, measure
-from minnl.study import bill
+from minnl.study import cost_summary
 
 
 def run(tmp_path, prelude, *arguments):
@@ -41,6 +41,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_beside_pytorch(tmp_path):
     pytest.importorskip("torch")
@@ -65,12 +66,14 @@ def test_alone(tmp_path):
     assert (tmp_path / "out.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_an_unknown_case_is_answered_with_the_known(tmp_path):
     done = run(tmp_path, "", "--only", "conv7d")
     assert done.returncode == 1
     assert "no case contains 'conv7d'" in done.stderr and "nl_small, clips 32x16x24x24x1, training step" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -219,7 +222,7 @@ def test_c2d_is_the_network_of_the_paper():
     """24,327,632 parameters without non-local blocks, 7,358,464 in five of them; 27.4 G multiply-adds at 224 x 224."""
     assert sum(p.size for p in published.build().parameters()) == 24_327_632 + 7_358_464
     net = published.build()
-    plan = bill.plan(net, (1, 8, 224, 224, 3))
+    plan = cost_summary.summarize(net, (1, 8, 224, 224, 3))
     shapes = {row.path: row.shape for row in plan.rows}
     assert shapes["pool2"][1:] == (4, 56, 56, 256) and shapes["res5.res2.branch.c.norm"][1:] == (4, 7, 7, 2048)
     assert [path for path in shapes if path.endswith(".theta")] == [

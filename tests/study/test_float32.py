@@ -33,7 +33,7 @@ class OneTopForAll(CpuKernel, LogSoftmax):
 
 
 class Square(Op):
-    keeps = ("x",)
+    saved_for_backward = ("x",)
 
     def forward(self, x):
         self.x = x

@@ -1,7 +1,5 @@
 """The gradient check itself: what it passes, what it fails, what it says, what it refuses; and the command."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -70,6 +70,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(
     arrays=st.dictionaries(names, dtypes.flatmap(lambda d: hnp.arrays(d, shapes)), max_size=4),

@@ -141,7 +141,7 @@ class Preset(nn.Module):
 
     def forward(self, x):
         logits = x[:, 0].mean(axis=(1, 2, 3)).reshape(-1, 1) @ self.weight
-        if not self.training:  # the bill asks in the mode of training
+        if not self.training:  # the cost summary asks in the mode of training
             self.batches.append(x.shape[0])
             assert logits.op is None, "a graph is recorded"
         return logits

@@ -110,6 +110,7 @@ def valid(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), [("run", 200), ("network", 150), ("exported", 60)])
 def test_a_forged_checkpoint_is_read_as_it_was_or_refused(valid, tmp_path, monkeypatch, kind, number):
     arrays, meta = valid[kind]

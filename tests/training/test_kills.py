@@ -9,6 +9,7 @@ import pytest
 from tests import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and POSIX signals")
 def test_a_few_kills_lose_nothing():
     command = [sys.executable, "-m", "tests.kills", "--kills", "8", "--seed", "1"]

@@ -53,6 +53,7 @@ def run(optimizer, params, steps, first=0):
     return [p.data for p in params]
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)])
 @pytest.mark.parametrize("name", OPTIMISERS)
@@ -219,6 +220,7 @@ def test_a_group_keeps_its_ratio_in_a_state():
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)])
 @pytest.mark.parametrize("name", ["adamw", "nesterov"])

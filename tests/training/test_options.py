@@ -207,6 +207,7 @@ def run(trained, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_what_the_run_says_of_itself(run):
     config = json.loads(pathlib.Path("runs/r18/config.json").read_text())
     expected = models.preset("nl_c2d_r18_1", frames=8, size=32, classes=2)
@@ -243,6 +244,7 @@ def test_predict_by_views(run):
     assert run("--predict", "videos/val/dark/0.mp4", "--checkpoint", "runs/r18")[1] == shares["10x1"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:evaluate_views. left out")
 def test_an_imported_network_is_evaluated_on_videos(run):
     """Its configuration says what it takes, also the mean and deviation of its own; the data are named."""
@@ -260,6 +262,7 @@ def test_an_imported_network_is_evaluated_on_videos(run):
     assert run("--predict", "videos/val/dark/0.mp4", "--checkpoint", "imported.safetensors")[0] == 0
 
 
+@pytest.mark.slow
 def test_stop_and_resume_a_published_network(run, trained):
     with pytest.warns(RuntimeWarning, match="left out"):
         assert run(*PAPER, "--name", "stopped", "--max-steps", "1")[0] == 0

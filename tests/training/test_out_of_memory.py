@@ -10,7 +10,7 @@ import pytest
 
 import models
 from minnl import backend, engine, nn, optim
-from minnl.study import bill
+from minnl.study import cost_summary
 from minnl.training import accumulated_step, checkpoint, loop, meter, out_of_memory
 from minnl.training.out_of_memory import Usage, report, usage
 from tests.training.test_training import STEPS, Clips, make, saved
@@ -59,6 +59,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_it_is_as_if_the_run_had_been_stopped(tmp_path, stopped, place):
     owner, name, workers = PLACES[place]
@@ -127,7 +128,7 @@ def test_a_network_without_a_bill(tmp_path, monkeypatch):
 
     trainer = make(tmp_path)
     monkeypatch.setattr(trainer.model, "forward", short)
-    with pytest.raises(MemoryError, match="there is no bill to say which: MemoryError.*last.safetensors holds"):
+    with pytest.raises(MemoryError, match="there is no cost summary to say which: MemoryError.*last.safetensors holds"):
         trainer.fit(plain=True)
 
 
@@ -148,7 +149,7 @@ def said(model, free, batch=64, held=3e9, most=5e9, ahead=0):
 
 def test_what_was_held(model):
     text = said(model, 1e9)
-    fixed = bill.size(bill.plan(model, (64, *CLIP)).fixed)
+    fixed = cost_summary.size(cost_summary.summarize(model, (64, *CLIP)).fixed)
     assert "batches of 64 clips of 16x24x24x1 are too large for cpu. Held were 3.0 GB, at most so far 5.0 GB. " in text
     assert f" {fixed} are parameters, gradients and the optimiser's arrays" in text
 
@@ -156,13 +157,15 @@ def test_what_was_held(model):
 @pytest.mark.parametrize("ahead", [0, 2])
 @pytest.mark.parametrize(("wanted", "parts"), [(1, 64), (7, 10), (20, 4)])
 def test_a_batch_that_fits(model, wanted, parts, ahead):
-    """With what the bill says of a batch free, beside the weights that are there already, and a fifth to spare."""
+    """With the summary's bytes of a batch free, beside the weights that are there already, and a fifth to spare."""
     weights = sum(array.nbytes for array in model.state_dict().values())
-    peak = bill.plan(model, (wanted, *CLIP)).peak + wanted * ahead * 4 * np.prod(CLIP)
+    peak = cost_summary.summarize(model, (wanted, *CLIP)).peak + wanted * ahead * 4 * np.prod(CLIP)
     free = peak / (1 - out_of_memory.SPARE) - weights
     text = said(model, free + 99, ahead=ahead)
-    assert f"By the bill {wanted} should fit: begin anew with --batch-size {wanted}, and {parts} times the" in text
-    assert f"By the bill {wanted} " not in said(model, free - 99, ahead=ahead)
+    assert (
+        f"By the cost summary {wanted} should fit: begin anew with --batch-size {wanted}, and {parts} times the" in text
+    )
+    assert f"By the cost summary {wanted} " not in said(model, free - 99, ahead=ahead)
 
 
 def test_a_batch_smaller_than_the_one_that_failed(model):

@@ -299,6 +299,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     assert process.returncode == 0 and f"stopped after step {step + 3};" in out, err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "containers").is_dir(), reason="needs ../shared/data/containers")
 @pytest.mark.filterwarnings("ignore:Loader. left out:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:open_dataset. 17 of 18 files of val are in train too:RuntimeWarning")

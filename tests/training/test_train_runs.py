@@ -29,6 +29,7 @@ def files(name):
     return {path.name: path.read_bytes() for path in pathlib.Path("runs", name).iterdir() if path.suffix != ".png"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 @pytest.mark.parametrize("limit", [(), ("--max-steps", "2")])
 def test_a_signal_shows_in_the_exit_status(run, monkeypatch, number, limit):  # noqa: F811
@@ -42,6 +43,7 @@ def test_a_signal_shows_in_the_exit_status(run, monkeypatch, number, limit):  # 
     assert weights(name)[0] == weights("done")[0]
 
 
+@pytest.mark.slow
 def test_a_start_that_was_killed_before_its_first_checkpoint(run, runs):  # noqa: F811
     """As it leaves its folder now, and as it did when the first checkpoint came after an epoch."""
     for left in ({}, {"config.json": "{"}, {"config.json": "{}", "log.jsonl": '{"kind": "step", "epoch": 0, "step"'}):
@@ -116,6 +118,7 @@ def test_the_built_in_task_does_not_move(run):  # noqa: F811
     assert status == 1 and "--resume: the run was begun on the built-in task and keeps it" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["1", "4", None])
 def test_a_copy_of_the_last_checkpoint_alone(run, stop):  # noqa: F811
     """Of the first epoch, of the second, and of a complete run."""

@@ -43,7 +43,7 @@ class CpuConv3d(CpuKernel, Conv3d):
     def forward(self, x, weight, bias=None):
         self.x, self.weight = x, weight
         y = memory.empty(self.out_shape(x, weight), x.dtype)
-        for inside, out in self.parts(x, weight):
+        for inside, out in self.group_slices(x, weight):
             correlate(_channels(x, inside), weight[..., out], y[..., out], self.stride, self.pads, self.dilation)
         if bias is not None:
             y += bias
@@ -53,7 +53,7 @@ class CpuConv3d(CpuKernel, Conv3d):
         gx = memory.empty(self.x.shape, gy.dtype) if self.needs[0] else None
         gw = memory.empty(self.weight.shape, gy.dtype) if self.needs[1] else None
         passes, how = [], (self.stride, self.pads, self.dilation)
-        for inside, out in self.parts(self.x, self.weight):
+        for inside, out in self.group_slices(self.x, self.weight):
             part = _channels(gy, out)
             if self.needs[0]:
                 passes.append((input_gradient, part, self.weight[..., out], gx[..., inside], *how))

@@ -2,14 +2,14 @@
 
 import math
 
-from minnl.engine import hollow
+from minnl.engine import meta_array
 from minnl.ops.non_local import NonLocalSoftmax
 
 
 class SavesExponentials(NonLocalSoftmax):
     """The op, with :math:`e^{s_{ij}}` of all pairs saved for backward where there are few keys."""
 
-    keeps = (*NonLocalSoftmax.keeps, "exponentials")
+    saved_for_backward = (*NonLocalSoftmax.saved_for_backward, "exponentials")
 
     def saves_exponentials(self):
         """Whether a number for each pair takes at most 8 MB, or at most four times the memory of y."""
@@ -18,5 +18,5 @@ class SavesExponentials(NonLocalSoftmax):
 
     def infer(self, theta, phi, g):
         y = super().infer(theta, phi, g)
-        self.exponentials = hollow(self.pairs(), theta.dtype) if self.saves_exponentials() else None
+        self.exponentials = meta_array(self.pairs(), theta.dtype) if self.saves_exponentials() else None
         return y

@@ -1,60 +1,61 @@
-// What the kernels share. Put before each .cu file by source.py.
+// What the kernels share. runtime/cuda.py puts this text before each .cu file.
 //
-// All of it gives the same bits in every run: sums are taken in an order that the shape of the launch alone decides. A
-// thread adds up in double whatever may have very many terms, for a running sum of floats is rounded, at every step, to
-// the spacing of numbers of its own size.
+// Every run gives the same bits: the shape of the launch alone decides the order of a sum. A thread adds in double
+// where a sum may have very many terms, because a running sum of floats is rounded, at every step, to the spacing of
+// floats of the sum's size.
 
-typedef long long index_t;  // a product of sizes may pass 2^31
+typedef long long index_t;  // a product of sizes may exceed 2^31
 
-constexpr unsigned FULL = 0xffffffffu;  // every lane of a warp
-constexpr int MOST_THREADS = 256;       // of a block that calls merge_rows
+constexpr unsigned FULL = 0xffffffffu;  // The mask of all 32 lanes of a warp.
+constexpr int MAX_THREADS = 256;        // A block that calls merge_rows has at most 256 threads.
 
-// Compiled by NVRTC there are no headers of the host's, and no INFINITY.
+// NVRTC compiles without the host's headers, which define INFINITY.
 template <typename T>
 __device__ inline T infinity() {
     return T(__longlong_as_double(0x7ff0000000000000LL));
 }
 
 
-// --- one axis: threads stride over n elements -----------------------------------------------------------------------
+// --- one axis: the threads stride over n elements -------------------------------------------------------------------
 //     for (index_t i = first(); i < n; i += stride()) ...
 
 __device__ inline index_t first() { return (index_t)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline index_t stride() { return (index_t)gridDim.x * blockDim.x; }
 
 
-// --- a matrix (rows, channels): neighbouring threads are neighbouring channels, rows are strided over ----------------
+// --- a matrix (rows, channels): neighbouring threads have neighbouring channels and stride over the rows ------------
 
 __device__ inline index_t channel() { return first(); }
 __device__ inline index_t first_row() { return (index_t)blockIdx.y * blockDim.y + threadIdx.y; }
 __device__ inline index_t row_stride() { return (index_t)gridDim.y * blockDim.y; }
 
-// Merges the values that the rows of a block hold for a channel: the threads of its row 0 get the result, the others
-// something in between. V is a plain struct with merge(V). blockDim.y is a power of two; every thread has to call.
+// Merges the values of the threads with the same threadIdx.x. The thread with threadIdx.y = 0 gets the result, the
+// others an intermediate value. V is a plain struct with merge(V), blockDim.y is a power of two, and every thread has
+// to call.
 template <typename V>
 __device__ V merge_rows(V value) {
-    __shared__ V values[MOST_THREADS];
-    const int here = threadIdx.y * blockDim.x + threadIdx.x;
+    __shared__ V values[MAX_THREADS];
+    const int i = threadIdx.y * blockDim.x + threadIdx.x;
     __syncthreads();  // an earlier call may still be reading
-    values[here] = value;
+    values[i] = value;
     for (int half = blockDim.y / 2; half > 0; half /= 2) {
         __syncthreads();
-        if (threadIdx.y < half) values[here].merge(values[here + half * blockDim.x]);
+        if (threadIdx.y < half) values[i].merge(values[i + half * blockDim.x]);
     }
-    return values[here];
+    return values[i];
 }
 
-// Number, mean and sum of squared deviations of some values. Neither step subtracts large numbers that are nearly the
-// same but the means themselves, so a large mean costs no digits (Welford 1962; Chan, Golub, LeVeque 1983).
+// Number, mean and sum of squared distances from the mean. The only large numbers that are subtracted from each other
+// are values and means, so a large mean costs no digits (Welford 1962; Chan, Golub, LeVeque 1983).
 template <typename T>
 struct Moments {
     T count, mean, squares;
 
     __device__ void add(T x) {
-        const T off = x - mean;
+        const T delta = x - mean;
         count += 1;
-        mean += off / count;
-        squares += off * (x - mean);
+        mean += delta / count;
+        squares += delta * (x - mean);
     }
 
     __device__ void merge(const Moments& other) {
@@ -63,9 +64,9 @@ struct Moments {
             *this = other;
             return;
         }
-        const T total = count + other.count, off = other.mean - mean, share = other.count / total;
-        mean += off * share;
-        squares += other.squares + off * off * count * share;
+        const T total = count + other.count, delta = other.mean - mean, share = other.count / total;
+        mean += delta * share;
+        squares += other.squares + delta * delta * count * share;
         count = total;
     }
 };
@@ -82,47 +83,65 @@ struct Sums {
 };
 
 
-// --- windows that slide over (T, H, W) -------------------------------------------------------------------------------
+// --- windows that slide over (T, H, W) ------------------------------------------------------------------------------
 
-// Along one axis output o sees by tap k position at(o, k) of the input, which may lie in the padding.
+// Along one axis tap k of output o reads position at(o, k) of the input, which may lie in the padding.
 struct Axis {
-    int size, out, taps, stride, before, dilation;  // before: the padding there
+    int size, out, taps, stride, padding, dilation;  // padding: that before position 0
 
-    __device__ int at(int o, int k) const { return o * stride - before + k * dilation; }
-    __device__ bool holds(int i) const { return (unsigned)i < (unsigned)size; }  // below 0 is, unsigned, a large number
+    __device__ int at(int o, int k) const { return o * stride - padding + k * dilation; }
+    __device__ bool holds(int i) const { return (unsigned)i < (unsigned)size; }  // a negative i is a large unsigned
 };
 
 struct Windows {
     Axis t, h, w;
 };
-static_assert(sizeof(Windows) == 72, "WINDOWS of windows.py");
+static_assert(sizeof(Windows) == 72, "WINDOWS of conv3d/cuda.py");
 
-// The last of the coordinates that an index along several axes stands for, there are n; `rest` keeps those before. A
-// division of 64 bits takes several of 32, so it is only done where it has to be.
-__device__ inline int take(index_t& rest, int n) {
-    const index_t whole = rest;
+// Splits the last coordinate, along an axis of n, off a flat index: returns the coordinate, and `index` becomes the
+// flat index along the other axes. A division of 64 bits costs several of 32, so small indices are divided in 32 bits.
+__device__ inline int unravel(index_t& index, int n) {
+    const index_t whole = index;
     if (whole == (int)whole) {
-        rest = (int)whole / n;
+        index = (int)whole / n;
         return (int)whole % n;
     }
-    rest = whole / n;
+    index = whole / n;
     return (int)(whole % n);
 }
 
 
-// --- all threads of a block, along one axis, a multiple of 32 of them: every thread gets the result -------------------
+// --- sums and maxima: every thread has to call and gets the result --------------------------------------------------
 
+// Over groups of `width` neighbouring lanes of a warp; the width is a power of two up to 32.
+template <typename T, typename Merge>
+__device__ T warp_reduce(T value, int width, Merge merge) {
+    for (int mask = width / 2; mask > 0; mask /= 2) value = merge(value, __shfl_xor_sync(FULL, value, mask));
+    return value;
+}
+
+// Over a block of one axis; the number of threads is a multiple of 32.
 template <typename T, typename Merge>
 __device__ T block_reduce(T value, T neutral, Merge merge) {
     __shared__ T of_warp[32];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    for (int mask = 16; mask > 0; mask /= 2) value = merge(value, __shfl_xor_sync(FULL, value, mask));
+    value = warp_reduce(value, 32, merge);
     __syncthreads();  // an earlier call may still be reading
     if (lane == 0) of_warp[warp] = value;
     __syncthreads();
     value = lane < warps ? of_warp[lane] : neutral;
-    for (int mask = 16; mask > 0; mask /= 2) value = merge(value, __shfl_xor_sync(FULL, value, mask));
-    return value;
+    return warp_reduce(value, 32, merge);
+}
+
+// Over the threads of a block that share a threadIdx.y. blockDim.x is a power of two up to 32, or blockDim.y is 1.
+template <typename T, typename Merge>
+__device__ T row_reduce(T value, T neutral, Merge merge) {
+    return blockDim.x > 32 ? block_reduce(value, neutral, merge) : warp_reduce(value, blockDim.x, merge);
+}
+
+template <typename T>
+__device__ T row_sum(T value) {
+    return row_reduce(value, T(0), [](T a, T b) { return a + b; });
 }
 
 template <typename T>
@@ -130,7 +149,7 @@ __device__ T block_sum(T value) {
     return block_reduce(value, T(0), [](T a, T b) { return a + b; });
 }
 
-// NaN wins, as in NumPy.
+// A NaN makes the maximum NaN, as in NumPy.
 template <typename T>
 __device__ T block_max(T value) {
     return block_reduce(value, -infinity<T>(), [](T a, T b) { return a > b || a != a ? a : b; });

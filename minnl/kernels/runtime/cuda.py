@@ -1,7 +1,7 @@
-"""CUDA C++ sources: compiled when an op first needs them, and launched with arguments that are what they should be.
+"""What the CUDA kernels share: the class they derive from, and how their sources are compiled and launched.
 
-A ``.cu`` file of this folder holds kernels that are templates over T, the float type. common.cuh is put before each.
-CuPy keeps what it has compiled in its cache on disk, under a hash of the text: the second process finds it there.
+A ``.cu`` file holds kernels that are templates over T, the float type. The text of common.cuh precedes each file. CuPy
+caches compiled code on disk under a hash of the text, so a second process does not compile again.
 """
 
 from __future__ import annotations
@@ -17,31 +17,49 @@ from minnl import backend
 FOLDER = Path(__file__).parents[1]  # minnl/kernels
 OPTIONS = ("--std=c++17",)
 FLOATS = {"float32": "float", "float64": "double"}
-NUMBERS = {"bool": np.bool_, "index_t": np.int64, "double": np.float64}  # how a kernel may declare one
-MOST_BLOCKS = 8192  # of a grid that strides: some waves on the largest GPU, and few enough to start quickly
+SCALARS = {"bool": np.bool_, "index_t": np.int64, "double": np.float64}  # the types of a kernel's scalar parameters
+THREADS = 256  # A block has 256 threads: four or more such blocks fit on a multiprocessor of any GPU since sm_70.
+MAX_BLOCKS = 8192  # A striding grid has at most 8,192 blocks: about 8 waves on 132 multiprocessors, and a quick start.
+LONG_ROW = 1024  # A row of more than 1,024 numbers takes a block of threads, a shorter row a warp or less (not timed).
+MAX_BLOCKS_Y = 32768  # A grid has at most 32,768 blocks along y, where CUDA allows 65,535.
+
+
+class CudaKernel:
+    """A kernel for float32 and float64 on a GPU whose CuPy compiles CUDA. Empty arrays take the textbook body."""
+
+    @staticmethod
+    def suits(op, arrays):
+        return backend.compiles_cuda() and all(a.size for a in arrays)
+
+    def workspace(self):
+        """Memory that forward, the gradient of input 0 and the gradients of the other inputs need beside their results.
+
+        Three lists of moments. A moment is a list of the sizes, in bytes, of arrays that exist at the same time.
+        """
+        return [], [], []
 
 
 class Source:
-    """A ``.cu`` file and the kernels in it, named as C++ instantiates them: ``Source("norm.cu", "moments<T>", ...)``.
+    """A ``.cu`` file and the kernels in it, as C++ instantiates them: ``Source("softmax/softmax.cu", "gradient<T>")``.
 
-    T stands for float or double; other parameters of a template are written out ("columns<T, 3>").
+    T stands for float or double. Further template arguments are written out: ``"gather<T, 4>"``.
     """
 
     def __init__(self, file, *kernels):
         self.file, self.kernels = file, kernels
-        self.compiled = {}  # {(device, dtype): {kernel: CuPy's function and the types of its parameters}}
+        self.compiled = {}  # {(device, dtype): {kernel: (CuPy's function, its parameters)}}
         self.lock = threading.Lock()
 
     def text(self):
-        """What the compiler gets; errors in it are reported by the line of the file that they are in."""
+        """The text that the compiler gets. Compiler errors name the file and the line in that file."""
         return "\n".join(f'#line 1 "{file}"\n{read(file)}' for file in ("runtime/common.cuh", self.file))
 
     def instances(self, dtype):
-        """{kernel: its name with T replaced by the float type of C++}."""
+        """{kernel: its name with T replaced by C++'s float type}."""
         return {kernel: re.sub(r"\bT\b", FLOATS[dtype], kernel) for kernel in self.kernels}
 
     def functions(self, dtype):
-        """What `compiled` holds for the current device; compiled by the first thread that asks."""
+        """The value in `compiled` for the current device. The first thread that asks compiles."""
         cupy = backend.load_cupy()
         key = cupy.cuda.runtime.getDevice(), dtype
         with self.lock:
@@ -54,50 +72,52 @@ class Source:
             return self.compiled[key]
 
     def launch(self, kernel, dtype, blocks, threads, *arguments, shared=0):
-        """Start a kernel on CuPy's current stream; nobody waits for it.
+        """Queue a kernel on CuPy's current stream, without waiting for the kernel.
 
         Parameters
         ----------
-        kernel : str, one of those that the source was made with
-        dtype : of the arrays that are T* in the kernel
+        kernel : str, one of the names given to the constructor
+        dtype : dtype of the arrays that the kernel declares as T*
         blocks, threads : int or tuple of up to three
-        arguments : contiguous CuPy arrays, or None for a null pointer; bool, int and float
-            A kernel reads each by the type that it declares, whatever was passed, so they are converted to that or
-            refused. It declares pointers, ``bool``, ``index_t`` (64 bits) and ``double``, nothing else; or a struct of
-            its source's, by value, for a NumPy record (``np.void``) of the same layout, which the source has to assert.
+        arguments : contiguous CuPy arrays, None for a null pointer, bool, int, float, NumPy records
+            Each argument is converted to the type that the kernel declares, or refused. A kernel declares pointers,
+            ``bool``, ``index_t`` (64 bits), ``double``, and structs by value. A struct is passed as a NumPy record
+            (``np.void``) of the same layout; a static_assert in the source checks the size of the struct.
         shared : int, bytes of dynamic shared memory
         """
         function, declared = self.functions(dtype.name)[kernel]
         if len(arguments) != len(declared):
             raise TypeError(f"{kernel}: {len(declared)} arguments expected, got {len(arguments)}")
         passed = tuple(
-            _passed(kernel, name, kind, value, dtype) for (name, kind), value in zip(declared, arguments, strict=True)
+            _converted(kernel, name, ctype, value, dtype)
+            for (name, ctype), value in zip(declared, arguments, strict=True)
         )
         blocks, threads = (size if isinstance(size, tuple) else (size,) for size in (blocks, threads))
         function(blocks, threads, passed, shared_mem=shared)
 
 
-def _passed(kernel, name, kind, value, dtype):
+def _converted(kernel, name, ctype, value, dtype):
     """An argument as CuPy takes it, of the type that the kernel declares."""
-    if kind in NUMBERS:
-        return NUMBERS[kind](value)
-    if kind.endswith("*"):
-        return _pointer(kernel, name, kind, value, dtype)
+    if ctype in SCALARS:
+        return SCALARS[ctype](value)
+    if ctype.endswith("*"):
+        return _pointer(kernel, name, ctype, value, dtype)
     if not isinstance(value, np.void):
-        raise TypeError(f"{kernel}: {name} is {type(value).__name__}, a NumPy record for {kind} expected")
+        raise TypeError(f"{kernel}: {name} is {type(value).__name__}, a NumPy record for {ctype} expected")
     return value
 
 
-def _pointer(kernel, name, kind, value, dtype):
+def _pointer(kernel, name, ctype, value, dtype):
     if value is None:
         return np.intp(0)
     if not backend.is_gpu_array(value):
         raise TypeError(f"{kernel}: {name} is {type(value).__name__}, a CuPy array or None expected")
-    if kind == "T*" and value.dtype != dtype:
+    if ctype == "T*" and value.dtype != dtype:
         raise TypeError(f"{kernel}: {name} is {value.dtype}, {dtype} expected")
-    here = backend.load_cupy().cuda.runtime.getDevice()
-    if value.data.device_id != here:  # where GPUs can read each other's memory that would be a race, else a crash
-        raise ValueError(f"{kernel}: {name} is on gpu:{value.data.device_id}, launched on gpu:{here}; use backend.on")
+    current = backend.load_cupy().cuda.runtime.getDevice()
+    if value.data.device_id != current:  # a race where GPUs can read each other's memory, else a crash
+        device = value.data.device_id
+        raise ValueError(f"{kernel}: {name} is on gpu:{device}, launched on gpu:{current}; use backend.on")
     if not value.flags.c_contiguous:
         raise ValueError(f"{kernel}: {name}, of shape {value.shape}, is not contiguous; contiguous() makes it so")
     return value
@@ -114,29 +134,45 @@ def parameters(text, kernel):
     if declared is None:
         raise ValueError(f"{kernel}: the source declares no __global__ void {name}(...)")
     found = []
-    for one in declared[1].split(","):
-        kind, _, name = re.sub(r"\b(const|__restrict__)\b|\s+", " ", one).strip().rpartition(" ")
-        stars = "*" * (kind + name).count("*")
-        found.append((name.strip("* "), kind.strip("* ") + stars))
-        struct = re.search(rf"\bstruct {re.escape(kind.partition('<')[0].strip())}\b", text)
-        if not stars and kind.strip() not in NUMBERS and not struct:
+    for declaration in declared[1].split(","):
+        plain = re.sub(r"\b(const|__restrict__)\b|\s+", " ", declaration).strip()
+        ctype, _, name = plain.rpartition(" ")
+        stars = "*" * plain.count("*")
+        found.append((name.strip("* "), ctype.strip("* ") + stars))
+        struct = re.search(rf"\bstruct {re.escape(ctype.partition('<')[0].strip())}\b", text)
+        if not stars and ctype.strip() not in SCALARS and not struct:
             raise TypeError(
-                f"{kernel}: {name} is declared as {kind}, a pointer, {', '.join(NUMBERS)} or a struct expected"
+                f"{kernel}: {name} is declared as {ctype}, a pointer, {', '.join(SCALARS)} or a struct expected"
             )
     return found
 
 
 def contiguous(*arrays):
-    """The arrays, each copied if it is not contiguous; None stays None."""
-    pack = backend.load_cupy().ascontiguousarray  # which would give an array without axes one
-    return tuple(a if a is None or a.flags.c_contiguous else pack(a) for a in arrays)
+    """The arrays. Those that are not contiguous are copied; None stays None."""
+    copy = backend.load_cupy().ascontiguousarray  # which would turn an array without axes into one of shape (1,)
+    return tuple(a if a is None or a.flags.c_contiguous else copy(a) for a in arrays)
 
 
 def ceil_div(n, size):
-    """How many pieces of that size cover n."""
     return -(-n // size)
 
 
-def grid(n, threads=256):
-    """Blocks and threads, along one axis, of a kernel that strides over n elements by the size of the grid."""
-    return min(ceil_div(n, threads), MOST_BLOCKS), threads
+def power_of_two(n, most=32):
+    """The smallest power of two that is at least n, but at most `most`, by default a warp."""
+    return min(1 << (n - 1).bit_length(), most)
+
+
+def grid(n, threads=THREADS):
+    """(blocks, threads) along one axis, for a kernel that strides over n elements by the size of the grid."""
+    return min(ceil_div(n, threads), MAX_BLOCKS), threads
+
+
+def row_grid(rows, n):
+    """(blocks, threads) of a kernel that strides, along y, over rows of n numbers.
+
+    The threads along x share a row: the smallest power of two that covers the row, up to a warp, or else a block. The
+    shape alone decides, so sums have the same bits on any GPU.
+    """
+    width = THREADS if n > LONG_ROW else power_of_two(n)
+    height = THREADS // width
+    return (1, min(ceil_div(rows, height), MAX_BLOCKS)), (width, height)

@@ -1,43 +1,41 @@
-"""Softmax, its logarithm and cross-entropy in one or two launches: docs/kernels/cuda_softmax.md."""
+"""Softmax, its logarithm and cross-entropy in one or two launches: docs/kernels/softmax.md."""
 
 from __future__ import annotations
 
 import math
 
 from minnl import backend
-from minnl.kernels.runtime.cuda import MOST_BLOCKS, Source, ceil_div, contiguous
-from minnl.kernels.runtime.cuda_kernel import CudaKernel
+from minnl.kernels.runtime.cuda import THREADS, CudaKernel, Source, ceil_div, contiguous, row_grid
 from minnl.ops.loss import CrossEntropy
 from minnl.ops.softmax import LogSoftmax, Softmax
 
 SOFTMAX = Source(
     "softmax/softmax.cu",
-    "softmax<T, true>", "softmax<T, false>", "gradient<T, true>", "gradient<T, false>",
-    "cross_entropy<T>", "sum_rows<T>", "cross_entropy_gradient<T>",
+    "softmax<T>", "gradient<T>", "cross_entropy<T>", "sum_rows<T>", "cross_entropy_gradient<T>",
 )  # fmt: skip
-THREADS = 256
-WARP = 1024  # numbers of a line of the last axis that a warp goes through; more take a block
-SHARING = 8  # threads of a block that share a line along another axis
-ROOM = 40 * 1024  # bytes that a block may keep its lines in; 48 KB are what it has, sums take some
+MAX_SHARED = 40 * 1024  # A block keeps at most 40 KB of numbers in shared memory, of 48 KB; sums take the rest.
 
 
 class _AlongAxis(CudaKernel):
-    """Along any axis."""
+    """Softmax or its logarithm. Another axis than the last is swapped with the last one."""
 
     logarithm = False
 
     def forward(self, x):
-        (x,) = contiguous(x)
-        lines = Lines(x, self.axis)
-        self.y = backend.load_cupy().empty_like(x)
-        lines.launch("softmax", x, *lines.sizes, self.logarithm, lines.room > 0, self.y, shared=lines.room)
+        (x,) = contiguous(x.swapaxes(self.axis, -1))
+        y, (rows, n) = backend.load_cupy().empty_like(x), rows_of(x)
+        shared = shared_bytes(x)
+        SOFTMAX.launch(
+            "softmax<T>", x.dtype, *row_grid(rows, n), x, rows, n, self.logarithm, shared > 0, y, shared=shared
+        )
+        (self.y,) = contiguous(y.swapaxes(self.axis, -1))
         return self.y
 
     def backward(self, gy):
-        y, gy = contiguous(self.y, gy)
-        lines, gx = Lines(y, self.axis), backend.load_cupy().empty_like(y)
-        lines.launch("gradient", y, gy, *lines.sizes, self.logarithm, gx)
-        return (gx,)
+        y, gy = contiguous(*(a.swapaxes(self.axis, -1) for a in (self.y, gy)))
+        gx, (rows, n) = backend.load_cupy().empty_like(y), rows_of(y)
+        SOFTMAX.launch("gradient<T>", y.dtype, *row_grid(rows, n), y, gy, rows, n, self.logarithm, gx)
+        return contiguous(gx.swapaxes(self.axis, -1))
 
 
 class CudaSoftmax(_AlongAxis, Softmax):
@@ -50,16 +48,16 @@ class CudaLogSoftmax(_AlongAxis, LogSoftmax):
 
 class CudaCrossEntropy(CudaKernel, CrossEntropy):
     def forward(self, x):
-        (x,), rows = contiguous(x), math.prod(x.shape[:-1])
-        lines, new = Lines(x, x.ndim - 1), backend.load_cupy().empty
+        (x,), (rows, classes), new = contiguous(x), rows_of(x), backend.load_cupy().empty
         self.e = self.total = None
         if self.needs[0]:
             self.e, self.total = new(x.shape, dtype=x.dtype), new((*x.shape[:-1], 1), dtype=x.dtype)
         losses, weights = new(x.shape[:-1], dtype=x.dtype), new(rows, dtype=x.dtype)
+        shared = shared_bytes(x)
         SOFTMAX.launch(
-            "cross_entropy<T>", x.dtype, lines.blocks, lines.threads,
-            x, *target(self), rows, x.shape[-1], self.smoothing, lines.room > 0,
-            self.e, self.total, losses, weights, shared=lines.room,
+            "cross_entropy<T>", x.dtype, *row_grid(rows, classes),
+            x, *self.target_arrays(), rows, classes, self.smoothing, shared > 0,
+            self.e, self.total, losses, weights, shared=shared,
         )  # fmt: skip
         if self.reduction == "none":
             return losses
@@ -69,36 +67,25 @@ class CudaCrossEntropy(CudaKernel, CrossEntropy):
         return loss
 
     def backward(self, gy):
-        (gy,), gx = contiguous(gy), backend.load_cupy().empty_like(self.e)
-        lines = Lines(gx, gx.ndim - 1)
+        (gy,), gx, (rows, classes) = contiguous(gy), backend.load_cupy().empty_like(self.e), rows_of(self.e)
         SOFTMAX.launch(
-            "cross_entropy_gradient<T>", gx.dtype, lines.blocks, lines.threads, self.e, self.total, *target(self), gy,
-            self.divisor if self.reduction == "mean" else None, self.reduction == "none", self.total.size, gx.shape[-1],
-            self.smoothing, gx,
+            "cross_entropy_gradient<T>", gx.dtype, *row_grid(rows, classes),
+            self.e, self.total, *self.target_arrays(), gy, self.divisor if self.reduction == "mean" else None,
+            self.reduction == "none", rows, classes, self.smoothing, gx,
         )  # fmt: skip
         return (gx,)
 
+    def target_arrays(self):
+        return contiguous(self.labels, self.ignored, self.weight)
 
-def target(op):
-    return contiguous(op.labels, op.ignored, op.weight)
+
+def rows_of(x):
+    """(rows, numbers of a row) of an array as a matrix."""
+    return math.prod(x.shape[:-1]), x.shape[-1]
 
 
-class Lines:
-    """The lines of an array along an axis, and how threads share them: by the shape alone, for the same bits.
-
-    Along the last axis the smallest power of two that covers a line, up to a warp, or else a block.
-    """
-
-    def __init__(self, array, axis):
-        self.dtype, n = array.dtype, array.shape[axis]
-        inner, lines = math.prod(array.shape[axis + 1 :]), array.size // n
-        self.sizes, self.rows = (lines, n, inner), inner == 1
-        members = THREADS if self.rows and n > WARP else min(32 if self.rows else SHARING, 1 << (n - 1).bit_length())
-        self.threads = (members, THREADS // members) if self.rows else (THREADS // members, members)
-        self.blocks = min(ceil_div(lines, THREADS // members), MOST_BLOCKS)
-        kept = ceil_div(n, members) * THREADS * array.itemsize
-        self.room = kept if kept <= ROOM else 0
-
-    def launch(self, kernel, *arguments, shared=0):
-        name = f"{kernel}<T, {'true' if self.rows else 'false'}>"
-        SOFTMAX.launch(name, self.dtype, self.blocks, self.threads, *arguments, shared=shared)
+def shared_bytes(x):
+    """Shared memory of a block for its numbers, or 0 where the rows of x are too long for that."""
+    _, (width, _) = row_grid(*rows_of(x))
+    needed = ceil_div(x.shape[-1], width) * THREADS * x.itemsize
+    return needed if needed <= MAX_SHARED else 0

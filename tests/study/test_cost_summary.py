@@ -1,4 +1,4 @@
-"""The bill before a run: its shapes, counts and bytes are those of a real run, and it touches nothing."""
+"""The cost summary before a run: its shapes, counts and bytes are those of a real run, and it touches nothing."""
 
 import gc
 import math
@@ -17,9 +17,8 @@ from minnl import functional as F
 from minnl.kernels.conv3d import cpu as conv
 from minnl.kernels.conv3d import im2col_blocks as columns
 from minnl.kernels.conv3d import winograd as conv_winograd
-from minnl.kernels.runtime import memory
 from minnl.ops import non_local
-from minnl.study import bill
+from minnl.study import cost_summary
 
 SHAPE = (2, 6, 16, 20, 1)
 
@@ -49,16 +48,16 @@ def recorded(model, shape):
 
 
 def kept_bytes(y, known):
-    """Bytes that the recorded graph behind y keeps: the memory of all arrays in `keeps`, each once."""
+    """Bytes that the recorded graph behind y keeps: the memory of all arrays in `saved_for_backward`, each once."""
     owners, seen, waiting = {}, set(), [y.op]
     while waiting:
         op = waiting.pop()
         if op in seen:
             continue
         seen.add(op)
-        for array in (getattr(op, key, None) for key in op.keeps):
-            if isinstance(array, np.ndarray) and id(bill.root(array)) not in known:
-                owners[id(bill.root(array))] = bill.root(array)
+        for array in (getattr(op, key, None) for key in op.saved_for_backward):
+            if isinstance(array, np.ndarray) and id(cost_summary.root(array)) not in known:
+                owners[id(cost_summary.root(array))] = cost_summary.root(array)
         waiting += [source for source in op.sources if isinstance(source, engine.Op)]
     return sum(array.nbytes for array in owners.values())
 
@@ -69,11 +68,11 @@ def test_rows_are_those_of_a_real_run(non_local, mode):
     model = build(non_local, dropout=0.5)
     with minnl.use_kernels(mode):
         calls, x, y = recorded(model, SHAPE)
-        plan = bill.plan(model, SHAPE)
+        plan = cost_summary.summarize(model, SHAPE)
     assert [(row.op, row.shape) for row in plan.rows] == [(op.name, out.shape) for op, _, out in calls]
     assert [row.made for row in plan.rows] == [out.data.nbytes for _, _, out in calls]
     assert [row.received for row in plan.rows] == [4 * math.prod(shapes[0]) for _, shapes, _ in calls]
-    known = {id(bill.root(a)) for a in (*model.state_dict().values(), x)}
+    known = {id(cost_summary.root(a)) for a in (*model.state_dict().values(), x)}
     assert plan.kept == kept_bytes(y, known)
     assert plan.parameters == sum(p.size for p in model.parameters()) == sum(row.parameters for row in plan.rows)
     assert plan.batch == SHAPE[0]
@@ -96,10 +95,10 @@ def test_multiply_adds_from_the_shapes():
             expected.append(theta[0] * queries * keys * (theta[4] + g[4]))
         else:
             expected.append(0)
-    plan = bill.plan(model, SHAPE)
+    plan = cost_summary.summarize(model, SHAPE)
     assert [row.multiply_adds for row in plan.rows] == expected
     assert plan.multiply_adds == sum(expected)
-    assert bill.plan(model, (4, *SHAPE[1:])).multiply_adds == 2 * sum(expected)
+    assert cost_summary.summarize(model, (4, *SHAPE[1:])).multiply_adds == 2 * sum(expected)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,7 @@ def test_multiply_adds_from_the_shapes():
 )
 def test_multiply_adds_of_the_non_local_operation(mode, axes, expected):
     block = nn.NonLocalBlock(6, mode=mode, subsample=None, axes=axes)
-    (row,) = (row for row in bill.plan(block, (2, 3, 4, 5, 6)).rows if row.op == "non_local")
+    (row,) = (row for row in cost_summary.summarize(block, (2, 3, 4, 5, 6)).rows if row.op == "non_local")
     assert row.multiply_adds == expected
 
 
@@ -128,7 +127,7 @@ def test_a_network_counted_by_hand():
         frozen=nn.Affine(8),
         classify=nn.Linear(8, 5),
     )
-    plan = bill.plan(net, (2, 4, 6, 6, 3), optimizer_arrays=1)
+    plan = cost_summary.summarize(net, (2, 4, 6, 6, 3), optimizer_arrays=1)
     activation = 2 * 4 * 3 * 3 * 8 * 4
     # The convolution keeps its input, which is there anyway, batch norm its own, and mean and 1 / deviation.
     assert [(row.path, row.op, row.shape, row.parameters, row.multiply_adds, row.kept) for row in plan.rows] == [
@@ -153,7 +152,6 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
     Not in the estimate: what kernels hold of their own, some MB a thread, for which their blocks are made small here;
     and, in textbook mode, the logits of a block of queries, twice in backward.
     """
-    monkeypatch.setattr(memory, "SMALLEST", 2**62)  # nor that the pool rounds sizes up, and keeps what is free
     monkeypatch.setattr(columns, "BLOCK_ELEMENTS", 16 * 1024)
     columns.tasks.cache_clear()  # which keeps how other tests cut the same shapes
     monkeypatch.setattr(conv_winograd, "BLOCK_ELEMENTS", 1024)
@@ -185,7 +183,7 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
         minnl.set_threads(threads)
         conv.choose.cache_clear()
     with minnl.use_kernels(mode):
-        plan = bill.plan(model, shape)
+        plan = cost_summary.summarize(model, shape)
     estimate = plan.peak
     if (which, mode) == ("embedded", "textbook"):
         (row,) = (row for row in plan.rows if row.op == "non_local")
@@ -197,15 +195,15 @@ def test_the_peak_is_within_a_factor_of_the_real_one(which, mode, shape, monkeyp
 
 def test_the_largest_batch_fits_and_two_in_a_hundred_more_do_not():
     model, memory = build(), 50e6
-    batch = bill.plan(model, SHAPE).largest_batch(memory)
+    batch = cost_summary.summarize(model, SHAPE).largest_batch(memory)
     assert batch > 10
-    fits, more = (bill.plan(model, (n, *SHAPE[1:])).peak for n in (batch, batch + batch // 50))
+    fits, more = (cost_summary.summarize(model, (n, *SHAPE[1:])).peak for n in (batch, batch + batch // 50))
     assert fits <= memory < more
     each = 4 * math.prod(SHAPE[1:])
-    fewer = bill.plan(model, SHAPE).largest_batch(memory, beside=each)
-    fits, more = (bill.plan(model, (n, *SHAPE[1:])).peak + n * each for n in (fewer, fewer + 1))
+    fewer = cost_summary.summarize(model, SHAPE).largest_batch(memory, beside=each)
+    fits, more = (cost_summary.summarize(model, (n, *SHAPE[1:])).peak + n * each for n in (fewer, fewer + 1))
     assert fits <= memory < more
-    assert bill.plan(model, SHAPE).largest_batch(1000) == 0
+    assert cost_summary.summarize(model, SHAPE).largest_batch(1000) == 0
 
 
 def test_planning_touches_nothing():
@@ -214,7 +212,7 @@ def test_planning_touches_nothing():
     modes = [m.training for m in model.modules()]
     before = {name: array.tobytes() for name, array in model.state_dict().items()}
     chance = random.get_state()
-    bill.plan(model, SHAPE)
+    cost_summary.summarize(model, SHAPE)
     assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
     assert [m.training for m in model.modules()] == modes
     assert random.get_state() == chance
@@ -225,7 +223,7 @@ def test_planning_touches_nothing():
 def test_planning_takes_no_memory():
     model = build()
     tracemalloc.start()
-    plan = bill.plan(model, (64, 32, 224, 224, 1))
+    plan = cost_summary.summarize(model, (64, 32, 224, 224, 1))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1e6 < 1e9 < plan.peak
@@ -233,7 +231,10 @@ def test_planning_takes_no_memory():
 
 def test_planning_in_float64_doubles_the_bytes():
     with minnl.use_kernels("textbook"):  # kernels are for float32, and one keeps more than the textbook
-        single, double = bill.plan(build(), SHAPE), bill.plan(build().to(dtype=np.float64), SHAPE)
+        single, double = (
+            cost_summary.summarize(build(), SHAPE),
+            cost_summary.summarize(build().to(dtype=np.float64), SHAPE),
+        )
     winners = sum(math.prod(row.shape) for row in single.rows if row.op == "max_pool3d")  # a byte each in both
     assert double.kept - winners == 2 * (single.kept - winners)
     assert double.fixed == 2 * single.fixed
@@ -242,23 +243,23 @@ def test_planning_in_float64_doubles_the_bytes():
 def test_after_an_error_ops_compute_again():
     model = build()
     with pytest.raises(ValueError, match="conv3d: weight has 1 input channels"):
-        bill.plan(model, (2, 6, 16, 20, 3))
+        cost_summary.summarize(model, (2, 6, 16, 20, 3))
     assert model(noise()).data.any()
     for shape in ((2, 6, 16, 1), (0, 6, 16, 16, 1)):
-        with pytest.raises(ValueError, match=r"plan: shape must be five sizes \(N, T, H, W, C\) of 1 or more"):
-            bill.plan(model, shape)
+        with pytest.raises(ValueError, match=r"summarize: shape must be five sizes \(N, T, H, W, C\) of 1 or more"):
+            cost_summary.summarize(model, shape)
 
 
 def test_the_table():
-    plan = bill.plan(build(), SHAPE)
-    lines = bill.table(plan, memory=2e9).splitlines()
+    plan = cost_summary.summarize(build(), SHAPE)
+    lines = cost_summary.table(plan, memory=2e9).splitlines()
     assert len(lines) == 2 + len(plan.rows) + 1 + 3
     assert len({len(line) for line in lines[: 3 + len(plan.rows)]}) == 1, "columns are straight"
     line = next(line for line in lines if "stem.conv" in line)
     assert f"{plan.rows[0].parameters}" in line and "x".join(map(str, plan.rows[0].shape)) in line
-    assert f"parameters {plan.parameters:,}" in lines[-3] and bill.size(plan.peak) in lines[-2]
+    assert f"parameters {plan.parameters:,}" in lines[-3] and cost_summary.size(plan.peak) in lines[-2]
     assert lines[-1] == f"largest batch for 2.0 GB: {plan.largest_batch(2e9)} clips in training"
-    assert "largest batch" not in bill.table(plan)
+    assert "largest batch" not in cost_summary.table(plan)
 
 
 def test_a_system_that_does_not_tell_its_memory(monkeypatch, capsys):
@@ -267,7 +268,9 @@ def test_a_system_that_does_not_tell_its_memory(monkeypatch, capsys):
     assert train.main(["--plan"]) == 0
     out = capsys.readouterr().out
     assert "kept for backward" in out and "largest batch" not in out
-    assert out.endswith("this system does not tell; with --memory GB the bill says how many clips fit\n")
+    assert out.endswith(
+        "this system does not report its memory; with --memory GB the cost summary says how many clips fit\n"
+    )
     assert train.main(["--plan", "--memory", "2"]) == 0
     assert "largest batch for 2.0 GB" in capsys.readouterr().out
 
@@ -276,4 +279,4 @@ def test_a_system_that_does_not_tell_its_memory(monkeypatch, capsys):
     "count, text", [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3_210_000, "3.2 MB"), (2e15, "2000.0 TB")]
 )
 def test_sizes_for_people(count, text):
-    assert bill.size(count) == text
+    assert cost_summary.size(count) == text

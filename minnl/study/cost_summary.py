@@ -1,8 +1,8 @@
-"""The bill before a run: shapes, parameters, multiply-adds and memory of a network, from shapes alone.
+"""The cost summary before a run: shapes, parameters, multiply-adds and memory of a network, from shapes alone.
 
-The network runs once, forward and backward, on arrays that have a shape but take no memory (engine.hollow); every op
-answers with `infer`, says what it would keep, and computes nothing. What nn.Recompute runs is listed once, without
-anything kept.
+The network runs once, forward and backward, on meta arrays, which have a shape but take no memory
+(engine.meta_array). Every op answers with `infer`, its shape inference, and computes nothing. The ops that nn.Recompute
+runs are listed once, without anything saved for backward.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minnl import debugging, engine, random
-from minnl.engine import Tensor, hollow
+from minnl.engine import Tensor, meta_array
 from minnl.nn.modes import keeping_modes
 from minnl.nn.module import Module
 from minnl.study.memory_plan import Events, most_at_once, pool_size
@@ -39,7 +39,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bill:
+class CostSummary:
     """What one training step of a network costs.
 
     Attributes
@@ -74,9 +74,9 @@ class Bill:
         return sum(row.kept for row in self.rows)
 
     def largest_batch(self, memory: float, beside: float = 0) -> int:
-        """How many clips fit into `memory` bytes, each with `beside` bytes more than the bill says (0 if not one does).
+        """How many clips fit into `memory` bytes, each with `beside` bytes beside the summary's (0 if none fits).
 
-        By bills of several batches: gradients, workspace and a pool's gaps do not grow with the batch.
+        By cost summaries of several batches: gradients, workspace and a pool's gaps do not grow with the batch.
         """
 
         def fits(clips):
@@ -94,8 +94,8 @@ class Bill:
         return most
 
 
-def plan(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) -> Bill:
-    """The bill of one training step.
+def summarize(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) -> CostSummary:
+    """The cost summary of one training step.
 
     Parameters
     ----------
@@ -107,13 +107,13 @@ def plan(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) -> Bill
         Arrays the optimiser keeps for each parameter: 1 for SGD with momentum, 2 for AdamW.
     """
     if len(shape) != 5 or min(shape) < 1:
-        raise ValueError(f"plan: shape must be five sizes (N, T, H, W, C) of 1 or more, got {tuple(shape)}")
+        raise ValueError(f"summarize: shape must be five sizes (N, T, H, W, C) of 1 or more, got {tuple(shape)}")
     parameters = model.parameters()
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
-    x = Tensor(hollow(tuple(shape), dtype), requires_grad=False)
+    x = Tensor(meta_array(tuple(shape), dtype), requires_grad=False)
     chance = random.get_state()  # dropout draws a seed all the same
     gpu = bool(parameters) and parameters[0].device.kind == "gpu"
-    with _hollowed(model):
+    with _on_meta_arrays(model):
         state = list(model.state_dict().values())
         known, learned = {id(root(a)) for a in [*state, x.data]}, {id(p.data) for p in parameters if p.requires_grad}
         rows = engine.state.plan = Plan(Events(gpu), known, learned)
@@ -121,7 +121,7 @@ def plan(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) -> Bill
             with keeping_modes(model), debugging.module_paths():
                 y = model.train()(x)
             ops = len(rows)
-            grads = engine.sweep(y, hollow(y.shape, y.dtype)) if y.requires_grad else None
+            grads = engine.sweep(y, meta_array(y.shape, y.dtype)) if y.requires_grad else None
         finally:
             engine.state.plan = None
             random.set_state(chance)
@@ -130,27 +130,27 @@ def plan(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) -> Bill
         weights = [p.data.nbytes for p in parameters if p.requires_grad]
     fixed, trained = sum(a.nbytes for a in state), (1 + optimizer_arrays) * sum(weights)
     later = [w for w in weights for _ in range(optimizer_arrays)] + gpu * [x.data.nbytes]  # the next batch, on its way
-    return Bill(
+    return CostSummary(
         rows=rows[:ops],
         batch=shape[0],
         parameters=sum(p.size for p in parameters if p.requires_grad),
         fixed=fixed + trained,
         forward_peak=fixed + x.data.nbytes + _forward_peak(rows[:ops]),
         peak=(pool_size if gpu else most_at_once)([a.nbytes for a in [*state, x.data]], events, later),
-        peak_of=lambda clips: plan(model, (clips, *shape[1:]), optimizer_arrays).peak,
+        peak_of=lambda clips: summarize(model, (clips, *shape[1:]), optimizer_arrays).peak,
     )
 
 
 @contextlib.contextmanager
-def _hollowed(model):
+def _on_meta_arrays(model):
     """Context in which parameters and buffers, wherever they are, stand as shapes on the host."""
     data = [(p, p.data) for p in model.parameters()]
     buffers = [(m, name, array) for m in model.modules() for name, array in m._buffers.items()]
     try:
         for p, array in data:
-            p.data = hollow(array.shape, array.dtype)
+            p.data = meta_array(array.shape, array.dtype)
         for m, name, array in buffers:
-            m._buffers[name] = hollow(array.shape, array.dtype)
+            m._buffers[name] = meta_array(array.shape, array.dtype)
         yield
     finally:
         for p, array in data:
@@ -167,7 +167,7 @@ def root(array):
 
 
 class Plan(list):
-    """The rows of a network, as its ops run on hollow arrays and tell the engine's state of it."""
+    """The rows of a network, as its ops run on meta arrays and tell the engine's state of it."""
 
     def __init__(self, events, known, learned):
         super().__init__()
@@ -181,7 +181,10 @@ class Plan(list):
     def run(self, op, inputs):
         """What `infer` gives, and a row of it."""
         y, kept = self.events.forward(op, inputs), 0
-        for key in op.keeps if any(op.needs) else ():  # without a graph an op is gone as soon as it has computed
+        saved = (
+            op.saved_for_backward if any(op.needs) else ()
+        )  # without a graph an op is gone as soon as it has computed
+        for key in saved:
             array = getattr(op, key, None)
             if array is not None and id(root(array)) not in self.known:
                 self.known.add(id(root(array)))
@@ -209,24 +212,24 @@ def _forward_peak(rows):
     return max((row.received + row.made + max(row.received, row.made) for row in rows), default=0)
 
 
-def table(bill: Bill, memory: float | None = None) -> str:
-    """The bill as lines of text: a row an op, then sums, the peak, and the largest batch for `memory` bytes."""
+def table(summary: CostSummary, memory: float | None = None) -> str:
+    """The cost summary as lines of text: a row an op, then sums, the peak, and the largest batch for `memory` bytes."""
     head = f"{'layer':<28} {'op':<18} {'output':<24} {'parameters':>11} {'multiply-adds':>15} {'kept for backward':>18}"
     lines = [head, "-" * len(head)]
-    for row in bill.rows:
+    for row in summary.rows:
         lines.append(
             f"{row.path[-28:]:<28} {row.op:<18} {'x'.join(map(str, row.shape)):<24} {row.parameters or '':>11} "
             f"{row.multiply_adds or '':>15} {size(row.kept) if row.kept else '':>18}"
         )
     lines += [
         "-" * len(head),
-        f"parameters {bill.parameters:,}; multiply-adds {bill.multiply_adds:,} a batch of {bill.batch}, "
-        f"{bill.multiply_adds // bill.batch:,} a clip (forward)",
-        f"kept for backward {size(bill.kept)}; estimated peak of a training step {size(bill.peak)}, "
-        f"of an evaluation {size(bill.forward_peak)}",
+        f"parameters {summary.parameters:,}; multiply-adds {summary.multiply_adds:,} a batch of {summary.batch}, "
+        f"{summary.multiply_adds // summary.batch:,} a clip (forward)",
+        f"kept for backward {size(summary.kept)}; estimated peak of a training step {size(summary.peak)}, "
+        f"of an evaluation {size(summary.forward_peak)}",
     ]
     if memory is not None:
-        lines.append(f"largest batch for {size(memory)}: {bill.largest_batch(memory)} clips in training")
+        lines.append(f"largest batch for {size(memory)}: {summary.largest_batch(memory)} clips in training")
     return "\n".join(lines)
 
 

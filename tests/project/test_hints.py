@@ -11,7 +11,7 @@ from mypy import api
 import minnl
 import models
 from minnl import Tensor, data, engine, functional, methods, nn, optim
-from minnl.study import bill, pictures
+from minnl.study import cost_summary, pictures
 from models import blocks, published, transfer
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,8 @@ def test_the_snippet_runs():
 
 @pytest.mark.parametrize(
     "place",
-    [minnl, Tensor, functional, nn, nn.init, optim, data, data.transforms, bill.Bill, pictures, models, blocks,
+    [minnl, Tensor, functional, nn, nn.init, optim, data, data.transforms, cost_summary.CostSummary, pictures, models,
+     blocks,
      transfer, published],
     ids=lambda place: place.__name__,
 )  # fmt: skip
