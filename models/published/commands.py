@@ -8,7 +8,7 @@ from models.published.importing import import_file
 
 
 def import_(given):
-    """Run the import that was asked for, print its report, and return the exit status."""
+    """Run the import of a command line, print its report, and return the exit status."""
     changes = dict(assignment(text) for text in given.set)
     classes = None
     if given.classes is not None:
@@ -23,7 +23,7 @@ def import_(given):
 
 
 def export_(given):
-    """Run the export that was asked for, say what to set there, and return the exit status."""
+    """Run the export of a command line, print what to set there, and return the exit status."""
     settings = export_file(given.checkpoint, given.to, given.format)
     print(f"written    {given.to}, names and layout of {given.format}")
     print("to run it there, set\n  " + "\n  ".join(settings) if settings else "to run it there, build c2d_r50")
@@ -31,7 +31,7 @@ def export_(given):
 
 
 def assignment(text):
-    """'field=value' as (field, value); a value that is no Python literal is a text."""
+    """'FIELD=VALUE' as (field, value); a value that is no Python literal is a text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set takes FIELD=VALUE, such as pool2_frames=1, got {text!r}")

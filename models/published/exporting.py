@@ -1,6 +1,7 @@
-"""From a checkpoint of minnl to the names and the layout of others.
+"""From a checkpoint of minnl to the names and the layout of another project.
 
-Safetensors, which PyTorch reads; for video-nonlocal-net, which is written in Caffe2 and Python 2, its own pickle.
+The file is safetensors, which PyTorch reads. For video-nonlocal-net, which is written in Caffe2 and Python 2, it is a
+pickle.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from models.published import files, layout, pickle_writer, settings_there
 from models.published.names import FORMATS, Names
 from models.video_resnet import VideoResNet
 
-# What the networks of each source can be, where ours can be more: field -> what it has there.
+# Fields of Config with fewer values in the networks of a source than here: field -> its values there.
 FAST = {"conv1_stride": (1,), "pool1_frames": (1,), "pool1_stride": (1,), "pool2_frames": (1, 2)}
 BOTTLENECKS = {"depth": (50, 101), "norm": ("batch",), "axes": ("spacetime",)}
-LR = 0.01  # video-nonlocal-net loads no file without a learning rate in it
+LR = 0.01  # The learning rate in a file for video-nonlocal-net, which loads no file without one.
 LIMITS = {
     "video-nonlocal-net": {
         **BOTTLENECKS, "norm": ("batch", "affine"), "width": (64,), "in_channels": (3,), "pool1_padding": (0,),
@@ -41,11 +42,11 @@ LIMITS = {
         "subsample": ("after", None),
     },
 }  # fmt: skip
-NON_LOCAL = ("subsample", "scale", "axes", "chunks")  # mean nothing without non-local blocks
+NON_LOCAL = ("subsample", "scale", "axes", "chunks")  # Fields without a meaning where there are no non-local blocks.
 
 
 def export_file(path: str | Path, to: str | Path, format: str) -> list[str]:
-    """Write the network of a checkpoint with the names and the layout of others.
+    """Write the network of a checkpoint with the names and the layout of another project.
 
     Parameters
     ----------
@@ -64,34 +65,36 @@ def export_file(path: str | Path, to: str | Path, format: str) -> list[str]:
     Raises
     ------
     ValueError
-        If the checkpoint holds another kind of network, or one that does not exist there, naming what differs.
+        If the checkpoint holds no models.VideoResNet, or one that does not exist there. The message names what differs.
         Nothing is written then.
     """
     if format not in FORMATS:
         raise ValueError(f"export: no format {format!r}; there are {', '.join(FORMATS)}")
-    files.apart("export", path, to)
+    files.distinct("export", path, to)
     arrays, meta = checkpoint.load(path)
     state = checkpoint.under(arrays, "model/")
     made = network_of(path, meta, state)
-    refuse(path, made, meta["config"], format)
+    settings = settings_of(path, made, meta["config"], format)
     subsampled = made.non_local is not None and made.subsample is not None
     names = Names(format, pooled=made.pool2_frames > 1, subsampled=subsampled)
-    if format == "mmaction2":
-        state = without_bias(state)
+    if format == "mmaction2":  # It has no bias of W_z: (y + b - m) of the batch norm behind is y - (m - b).
+        for name in [name for name in state if name.endswith("W_z.bias")]:
+            mean = name.removesuffix("W_z.bias") + "norm.running_mean"
+            state[mean] = state[mean] - state.pop(name)
     written = {names.theirs(name): layout.there(name, array) for name, array in state.items()}
-    network = json.dumps(dataclasses.asdict(made))
+    network = {files.OURS: json.dumps(dataclasses.asdict(made))}
     if format == "video-nonlocal-net":
-        pieces = pickle_writer.blobs(written, {"lr": LR}, {"minnl_network": network})
+        chunks = pickle_writer.blobs(written, {"lr": LR}, network)
     else:
-        pieces = (safetensors.numpy.save(written, {"format": "pt", "minnl_network": network}),)
-    checkpoint.write(to, pieces)
-    return settings_there.SETTINGS[format](made, meta["config"])
+        chunks = (safetensors.numpy.save(written, {"format": "pt"} | network),)
+    checkpoint.write(to, chunks)
+    return settings
 
 
 def network_of(path, meta, state):
     """The Config of the network whose state a checkpoint holds.
 
-    Raises ValueError if it holds another kind of network, or not exactly the arrays of that one.
+    Raises ValueError if it holds another network, or not exactly the arrays of this one.
     """
     config = meta.get("config")
     network = config.get("network") if isinstance(config, dict) else None
@@ -106,17 +109,8 @@ def network_of(path, meta, state):
     return made
 
 
-def without_bias(state):
-    """A state without the biases of W_z: (y + b - m) of the batch norm behind it is y - (m - b)."""
-    kept = {name: array for name, array in state.items() if not name.endswith("W_z.bias")}
-    for name in state.keys() - kept.keys():
-        mean = name.removesuffix("W_z.bias") + "norm.running_mean"
-        kept[mean] = kept[mean] - state[name]
-    return kept
-
-
-def refuse(path, made, config, format):
-    """Raises ValueError unless the same network exists there."""
+def settings_of(path, made, config, format):
+    """What must be set there to have the same network; raises ValueError if there is no such network."""
     wrong = []
     for field, allowed in LIMITS[format].items():
         value = getattr(made, field)
@@ -125,9 +119,10 @@ def refuse(path, made, config, format):
             wrong.append(f"{field} is {value!r}, {' or '.join(map(repr, allowed))} there")
     if not config.get("rgb", True):
         wrong.append("its input is differences of frames, the frames themselves there")
-    wrong += settings_there.MISSING[format](made, config) if not wrong else ()
-    if wrong:
+    lines, problems = settings_there.SETTINGS[format](made, config) if not wrong else ([], wrong)
+    if problems:
         raise ValueError(
-            f"{path}: not written, for {format} has no such network: {'; '.join(wrong)}. Train one that it "
+            f"{path}: not written, for {format} has no such network: {'; '.join(problems)}. Train one that it "
             f"has, or write another format: {', '.join(f for f in FORMATS if f != format)}"
         )
+    return lines

@@ -22,8 +22,8 @@ from models.published.report import Report
 from models.shapes import shown_fields
 from models.video_resnet import VideoResNet
 
-SHOWN = 10  # names in a message
-BORROWED = (("video-nonlocal-net", "slowfast"),)  # SlowFast's first networks were trained in Caffe2
+SHOWN = 10  # The most names in a message.
+BORROWED = (("video-nonlocal-net", "slowfast"),)  # (names, source): SlowFast trained its first networks in Caffe2.
 
 
 def import_file(
@@ -43,9 +43,10 @@ def import_file(
     model : str or None
         A preset, where the arrays fit several networks.
     source : "slowfast" or None
-        Whose network it is, if not whose names it has: SlowFast published some under the names of video-nonlocal-net.
+        The source of the network, where the names are those of another one: SlowFast published networks under the names
+        of video-nonlocal-net.
     changes : dict or None
-        Fields of models.Config that the file does not tell.
+        Fields of models.Config that the file does not show.
     classes : list of str or None
         Names of the classes, in the order of the classifier.
 
@@ -58,10 +59,11 @@ def import_file(
     Raises
     ------
     ValueError
-        Saying what was found and what would do, if the file is anything else, is damaged, does more than hold weights,
-        or if its arrays are not exactly those of the network. Nothing is written then.
+        If the file is anything else, is damaged or does more than hold weights, or if its arrays are not exactly those
+        of the network. The message says what was found and what would do. Nothing is written then.
     """
-    where, contents = files.apart("import", path, to), files.read(path)
+    files.distinct("import", path, to)
+    contents, where = files.read(path), str(path)
     names = recognised(where, contents.arrays)
     source = names.format if source is None else source
     if source != names.format and (names.format, source) not in BORROWED:
@@ -76,21 +78,30 @@ def import_file(
     with init.skipped():
         network = VideoResNet(made)
     target = network.state_dict()
-    filled = no_bias(target, shapes) if names.format == "mmaction2" and made.norm == "batch" else {}
+    filled = {}
+    if names.format == "mmaction2" and made.norm == "batch":  # It has no bias in a convolution before a batch norm.
+        biases = [name for name in target if name.endswith("W_z.bias") and name not in shapes]
+        filled = {name: np.zeros(target[name].shape, np.float32) for name in biases}
     compare(where, names, made, {k: v.shape for k, v in target.items()}, shapes, filled)
     settings = described(made, classes, facts.input)
-    network.load_state_dict(filled | {k: values(where, k, name, contents.arrays[name]) for k, name in theirs.items()})
+    arrays = {
+        ours: np.ascontiguousarray(layout.here(ours, files.values(where, name, contents.arrays[name])))
+        for ours, name in theirs.items()
+    }
+    network.load_state_dict(filled | arrays)
     preset, differs = networks.nearest(made)
-    facts.input.setdefault("stride", step(made))
+    dtypes = {name: files.dtype(entry) for name, entry in contents.arrays.items()}
     report = Report(
-        where, contents.kind, source, preset, differs, hidden, made.clip, facts.input,
-        sum(p.size for p in network.parameters()), [(name, ours, shapes[ours]) for ours, name in theirs.items()],
-        [(name, "zeros: mmaction2 has no bias before a batch norm") for name in filled], contents.left,
-        converted(contents.arrays),
+        file=where, container=contents.container, source=source, preset=preset, differs=differs, hidden=hidden,
+        clip=made.clip, input={"stride": step(made)} | facts.input,
+        parameters=sum(p.size for p in network.parameters()),
+        matched=[(name, ours, shapes[ours]) for ours, name in theirs.items()],
+        filled=[(name, "zeros: mmaction2 has no bias before a batch norm") for name in filled], left=contents.left,
+        converted=[(name, f"{dtype} to float32") for name, dtype in dtypes.items() if dtype != "float32"],
     )  # fmt: skip
     if to is not None:
-        arrays = {f"model/{name}": array for name, array in network.state_dict().items()}
-        checkpoint.save(Path(to), arrays, {"config": settings, "imported": report.plain()})
+        state = {f"model/{name}": array for name, array in network.state_dict().items()}
+        checkpoint.save(Path(to), state, {"config": settings, "imported": plain(report)})
     return network, report
 
 
@@ -99,15 +110,15 @@ def recognised(where, arrays):
     stems = {name: column for column, name in zip(TABLE[0], TABLE[1], strict=True) if column in FORMATS}
     found = [source for stem, source in stems.items() if stem in arrays]
     if len(found) != 1:
-        some = ", ".join(map(clean, sorted(arrays)[:SHOWN]))
-        problem = "names of more than one format" if found else "whose names these are is not known"
-        raise ValueError(f"{where}: {problem}: {some}, …; the first convolution should be one of {', '.join(stems)}")
+        names = ", ".join(map(clean, sorted(arrays)[:SHOWN]))
+        problem = "names of more than one format" if found else "names of no known format"
+        raise ValueError(f"{where}: {problem}: {names}, …; the first convolution should be one of {', '.join(stems)}")
     pooled = "blocks.6.proj.weight" in arrays
     return Names(found[0], pooled, any(".non_local_block.g.0." in name for name in arrays))
 
 
 def matched(where, names, arrays):
-    """Our name -> theirs. Every array must be one of the network's."""
+    """Our name -> their name of each array; raises ValueError for one that no network here has."""
     found = {name: names.ours(name) for name in arrays}
     strange = [name for name, ours in found.items() if ours is None]
     if strange:
@@ -122,22 +133,17 @@ def matched(where, names, arrays):
 
 
 def written_here(where, facts, network):
-    """Of a file that minnl exported, the whole network is known."""
-    network = stored.renamed(network) if isinstance(network, dict) else None
-    if network is None or set(network) != set(networks.FIELDS):
+    """The Facts with the whole network, which a file that minnl exported describes."""
+    network = stored.renamed(network) if isinstance(network, dict) else {}
+    if set(network) != set(networks.FIELDS):
         raise ValueError(f"{where}: its description of the network is damaged, or from another version of minnl")
     stored.check(f"{where}: the network", network, stored.NETWORK)
     hidden = {name: value for name, value in network.items() if name not in networks.SHOWN}
     return dataclasses.replace(facts, read=facts.read | hidden, layouts={})
 
 
-def no_bias(target, shapes):
-    """Zeros for the biases that a convolution with a batch norm behind it does not have in mmaction2."""
-    return {k: np.zeros(v.shape, np.float32) for k, v in target.items() if k.endswith("W_z.bias") and k not in shapes}
-
-
 def compare(where, names, made, target, shapes, filled):
-    """Raises ValueError unless the arrays are exactly those of the network."""
+    """Raise ValueError unless the arrays are exactly those of the network."""
     wrong = [f"missing: {names.theirs(k) or k}" for k in target if k not in shapes and k not in filled]
     wrong += [f"not in the network: {names.theirs(k)} {shapes[k]}" for k in shapes if k not in target]
     wrong += [
@@ -150,25 +156,19 @@ def compare(where, names, made, target, shapes, filled):
         preset, differs = networks.nearest(made)
         raise ValueError(
             f"{where}: not the network that its layers look like ({preset}{', with ' if differs else ''}"
-            f"{', '.join(f'{k}={v!r}' for k, v in differs.items())}); a part is missing, or it is another one:\n  "
+            f"{', '.join(f'{k}={v!r}' for k, v in differs.items())}); it is not whole, or another network:\n  "
             + "\n  ".join(sorted(wrong)[:SHOWN])
             + more
         )
 
 
-def values(where, ours, name, entry):
-    """An array of the file, named `name` there, in our layout."""
-    return np.ascontiguousarray(layout.here(ours, files.values(where, name, entry)))
-
-
-def converted(arrays):
-    """Which arrays were not float32."""
-    found = ((name, files.dtype(entry)) for name, entry in arrays.items())
-    return [(name, f"{dtype} to float32") for name, dtype in found if dtype != "float32"]
+def plain(found):
+    """A Config or a Report as dict, list, str, int and float, for a checkpoint."""
+    return json.loads(json.dumps(dataclasses.asdict(found)))
 
 
 def classes_of(made, classes):
-    """Names of the classes, numbers if none are given."""
+    """Names of the classes; numbers if none are given."""
     if classes is None:
         return [str(i) for i in range(made.classes)]
     different = len(set(classes))
@@ -182,18 +182,14 @@ def classes_of(made, classes):
 def described(
     made: Config, classes: Sequence[str] | None = None, shown: Any = sources.INPUT["video-nonlocal-net"]
 ) -> dict[str, Any]:
-    """What train.py must know to run the network, as plain values.
+    """The configuration that train.py needs to run the network of a Config, as plain values.
 
-    Parameters
-    ----------
-    made : Config
-    classes : list of str, or None for numbers
-    shown : dict
-        mean and deviation of the input, and the step between frames.
+    `classes` are the names of the classes, or None for numbers. `shown` has mean and deviation of the input, and
+    perhaps the step between frames.
     """
     return {
         "model": networks.nearest(made)[0],
-        "network": json.loads(json.dumps(dataclasses.asdict(made))),
+        "network": plain(made),
         "classes": classes_of(made, classes),
         "channels": made.in_channels,
         "data": None,

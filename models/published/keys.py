@@ -1,8 +1,8 @@
-"""Every setting of SlowFast and mmaction2 that stands beside weights, and what is done about it.
+"""Every setting of SlowFast and mmaction2 that is saved beside weights, and what is done about it.
 
 READ: it gives a field of models.Config, or how clips are taken. SHOWN: the arrays show it. FREE: a trained network
-computes the same whatever it is. A tuple: it must have one of these values, for no network here is otherwise. What
-stands under a key is as the key is. Names and defaults are those of the sources' own code; docs/published.md has the
+computes the same whatever it is. A tuple: it must have one of these values, for no network here is otherwise. The rule
+of a key holds for the keys below it. Names and defaults are those of the sources' own code; docs/published.md has the
 tables.
 """
 
@@ -29,7 +29,7 @@ SLOWFAST = {
     "DATA.NUM_FRAMES": READ, "DATA.SAMPLING_RATE": READ, "DATA.MEAN": READ, "DATA.STD": READ,
     "DATA.TRAIN_CROP_SIZE": READ, "DATA.INPUT_CHANNEL_NUM": SHOWN, "DATA.REVERSE_INPUT_CHANNEL": (False,), "DATA": FREE,
 }  # fmt: skip
-SLOWFAST_MODEL = ("MODEL", "RESNET", "NONLOCAL", "BN")  # where a key that is not in the table is refused
+SLOWFAST_MODEL = ("MODEL", "RESNET", "NONLOCAL", "BN")  # Sections in which a key that is not in the table is refused.
 
 MMACTION2 = {
     "model.type": ("Recognizer3D", "Recognizer2D"), "model.train_cfg": FREE, "model.test_cfg": FREE,
@@ -70,7 +70,7 @@ MMACTION2_MODEL = ("model", "img_norm_cfg")
 
 
 def checked(settings, table, closed):
-    """ "SECTION.KEY" -> value of the settings that are to be read.
+    """ "SECTION.KEY" -> value of the settings with the rule READ or a tuple.
 
     Raises ValueError for a key with another value than it must have, and for one under `closed` that is not in the
     table.
@@ -85,7 +85,7 @@ def checked(settings, table, closed):
             )
         if isinstance(rule, tuple) and not any(same(value, allowed) for allowed in rule):
             raise ValueError(f"{key} is {quoted(value)}; networks here have {' or '.join(map(repr, rule))}")
-        if rule == READ:
+        if rule == READ or isinstance(rule, tuple):
             read[key] = value
     return read
 
@@ -103,7 +103,7 @@ def flat(settings, table):
 
 
 def rule_of(key, table):
-    """What is done about a key: its own rule, or that of what it stands under."""
+    """The rule of a key: its own, or that of the key above it."""
     while key not in table and "." in key:
         key = key.rpartition(".")[0]
     return table.get(key)
@@ -116,8 +116,3 @@ def same(value, allowed):
     if isinstance(allowed, dict):
         return isinstance(value, dict) and all(key in allowed and same(v, allowed[key]) for key, v in value.items())
     return isinstance(value, (str, int, float)) and value == allowed
-
-
-def row(key, rule):
-    """A row of the tables in docs/published.md."""
-    return f"| `{key}` | {rule if isinstance(rule, str) else 'must be ' + ' or '.join(f'`{v!r}`' for v in rule)} |"

@@ -1,4 +1,4 @@
-"""How an array lies here and how it lies there: channels last here, first there."""
+"""The layout of an array here and in other projects: channels last here, first there."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def here(name, array):
     all others              (C,)                                                (C,)
     ======================  ==================================================  =================
 
-    Shapes that fit none of these stay as they are; whoever compares them with the network finds that they differ.
+    Shapes that fit none of these stay as they are; the comparison with the network finds that they differ.
     """
     ones = all(n == 1 for n in array.shape[2:])
     if name == CLASSIFIER and array.ndim >= 2 and ones:

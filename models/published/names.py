@@ -1,10 +1,11 @@
-"""What a layer is called in each of the published formats: one table, read in both directions.
+"""The name of each layer in each of the published formats: one table, read in both directions.
 
 ``{s}`` is a stage (2 to 5), ``{i}`` a block in it, ``{l}`` one of its convolutions (a, b, c), ``{n}`` an array of a
-batch norm, ``{e}`` one of theta, phi and g, ``{w}`` weight or bias. Formats that number them otherwise say how.
+batch norm, ``{e}`` one of theta, phi and g, ``{w}`` weight or bias. WORDS has the formats that write them otherwise.
 """
 
 import functools
+import itertools
 import re
 
 OURS = "minnl"
@@ -34,14 +35,14 @@ TABLE = (
 )  # fmt: skip
 
 PLAIN = {
-    "s": {s: s for s in "2345"},
-    "l": {x: x for x in "abc"},
-    "n": {n: n for n in ("weight", "bias", "running_mean", "running_var")},
-    "e": {e: e for e in ("theta", "phi", "g")},
-    "w": {w: w for w in ("weight", "bias")},
-}
+    field: {word: word for word in words.split()}
+    for field, words in (
+        ("s", "2 3 4 5"), ("l", "a b c"), ("n", "weight bias running_mean running_var"), ("e", "theta phi g"),
+        ("w", "weight bias"), ("i", " ".join(map(str, range(100)))),
+    )
+}  # fmt: skip
 FROM_ONE = {"2": "1", "3": "2", "4": "3", "5": "4"}
-# Where a format has other words: ours -> theirs. `_riv` is the variance itself, not its inverse.
+# Words of a format that are not ours: ours -> theirs. `_riv` is the variance itself, not its inverse.
 WORDS = {
     "video-nonlocal-net": {
         "n": {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"},
@@ -51,9 +52,9 @@ WORDS = {
     "pytorchvideo": {"s": FROM_ONE},
     "mmaction2": {"s": FROM_ONE, "l": {"a": "1", "b": "2", "c": "3"}},
 }
-POOLED = {"s": {"2": "1", "3": "3", "4": "4", "5": "5"}}  # pytorchvideo counts pool2 among its blocks
-SUBSAMPLED = {"e": {"theta": "theta", "phi": "phi.0", "g": "g.0"}}  # mmaction2: a pair of convolution and pooling
-EARLY = re.compile(r"(pathway0_nonlocal\d+)\.norm\.")  # what SlowFast first called the .bn. of a non-local block
+POOLED = {"s": {"2": "1", "3": "3", "4": "4", "5": "5"}}  # pytorchvideo counts pool2 among its blocks.
+SUBSAMPLED = {"e": {"theta": "theta", "phi": "phi.0", "g": "g.0"}}  # mmaction2 has a pair of convolution and pooling.
+EARLY = re.compile(r"(pathway0_nonlocal\d+)\.norm\.")  # The first name in SlowFast of the .bn. of a non-local block.
 
 
 class Names:
@@ -70,36 +71,28 @@ class Names:
 
     def __init__(self, format, pooled=False, subsampled=False):
         self.format = format
-        special = POOLED if format == "pytorchvideo" and pooled else {}
-        special = SUBSAMPLED if format == "mmaction2" and subsampled else special
-        self.words = PLAIN | WORDS[format] | special
-        self.back = {key: {theirs: ours for ours, theirs in words.items()} for key, words in self.words.items()}
-        column, head = TABLE[0].index(format), "6" if pooled else "5"
-        self.rows = [(row[0], row[column].replace("{h}", head)) for row in TABLE[1:] if row[column] is not None]
+        self.there, self.here = tables(format, pooled, subsampled)
 
     def ours(self, name):
-        """Our name of an array of theirs, or None if the networks here have no such thing."""
-        name = EARLY.sub(r"\1.bn.", name)
-        return translated(name, [(theirs, ours) for ours, theirs in self.rows], self.back)
+        """Our name of an array of theirs, or None if the networks here have no such array."""
+        return self.here.get(EARLY.sub(r"\1.bn.", name))
 
     def theirs(self, name):
-        """The name that one of our arrays has there, or None if they have no such thing."""
-        return translated(name, self.rows, self.words)
-
-
-def translated(name, rows, words):
-    """A name that fits the left side of a row, as its right side has it, each word in it replaced."""
-    for left, right in rows:
-        found = pattern(left, tuple((key, tuple(replaced)) for key, replaced in words.items())).fullmatch(name)
-        if found:
-            return right.format(**{key: words.get(key, {}).get(word, word) for key, word in found.groupdict().items()})
-    return None
+        """The name that one of our arrays has there, or None if they have no such array."""
+        return self.there.get(name)
 
 
 @functools.cache
-def pattern(template, words):
-    """The regular expression of a template: {i} is a number, the others are one of their words."""
-    made = re.escape(template).replace(r"\{", "{").replace(r"\}", "}").replace("{i}", r"(?P<i>\d{1,2})")
-    for key, allowed in words:
-        made = made.replace(f"{{{key}}}", f"(?P<{key}>{'|'.join(map(re.escape, allowed))})")
-    return re.compile(made)
+def tables(format, pooled, subsampled):
+    """({our name: their name}, {their name: our name}) of all arrays that networks could have."""
+    special = POOLED if format == "pytorchvideo" and pooled else {}
+    words = PLAIN | WORDS[format] | (SUBSAMPLED if format == "mmaction2" and subsampled else special)
+    column, there = TABLE[0].index(format), {}
+    for row in TABLE[1:]:
+        if row[column] is not None:
+            fields = re.findall(r"{(\w)}", row[0])
+            for pairs in itertools.product(*(words[field].items() for field in fields)):
+                ours = {field: pair[0] for field, pair in zip(fields, pairs, strict=True)}
+                theirs = {field: pair[1] for field, pair in zip(fields, pairs, strict=True)}
+                there[row[0].format(**ours)] = row[column].format(h=6 if pooled else 5, **theirs)
+    return there, {theirs: ours for ours, theirs in there.items()}

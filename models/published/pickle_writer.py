@@ -1,4 +1,4 @@
-"""A pickle as cPickle of Python 2 with NumPy 1 writes it: what video-nonlocal-net loads, and publishes."""
+"""Writes pickles as cPickle of Python 2 with NumPy 1 does: video-nonlocal-net loads and publishes such files."""
 
 import struct
 
@@ -6,13 +6,9 @@ import numpy as np
 
 
 def blobs(arrays, numbers, beside):
-    """The pieces (bytes) of ``{"blobs": arrays | numbers} | beside``.
+    """The bytes of ``{"blobs": arrays | numbers} | beside``, part by part.
 
-    Parameters
-    ----------
-    arrays : dict of name -> float32 array
-    numbers : dict of name -> float
-    beside : dict of name -> str
+    `arrays` are float32, `numbers` are float, and `beside` are texts.
     """
     yield b"\x80\x02}(" + _text("blobs") + b"}("
     for name, array in arrays.items():
@@ -32,7 +28,7 @@ def _text(text):
 
 
 def _bytes_head(size):
-    """The instruction that pushes a str of Python 2, of so many bytes: they follow."""
+    """The instruction that pushes a str of Python 2, of `size` bytes that follow it."""
     return b"U" + bytes([size]) if size < 256 else b"T" + struct.pack("<i", size)
 
 
@@ -41,7 +37,7 @@ def _int(number):
 
 
 def _array_head(array):
-    """An array up to its bytes: numpy's function that makes an empty one, and the state that fills it."""
+    """An array up to its bytes: a call of numpy's function that makes an empty one, and the state that fills it."""
     shape = b"(" + b"".join(map(_int, array.shape)) + b"t"
     dtype = b"cnumpy\ndtype\n(" + _text("f4") + _int(0) + _int(1) + b"tR(" + _int(3) + _text("<") + b"NNN"
     dtype += 2 * _int(-1) + _int(0) + b"tb"

@@ -1,14 +1,17 @@
-"""The settings that SlowFast and mmaction2 write beside their weights, read as text: nothing in them is run.
+"""Reads the settings that SlowFast and mmaction2 write beside their weights, as text: nothing in them is run.
 
-SlowFast writes YAML, mmaction2 the Python of its configuration files. Both readers know as much of the language as such
-files use. What the Python reader does not understand it gives as UNREADABLE, in its place; whoever needs that value
-must say so.
+SlowFast writes YAML, of which :func:`yaml` knows as much as such files use. mmaction2 writes the Python of its
+configuration files, which the standard library's ast parses; a value that is more than a plain one is given as
+UNREADABLE, and whatever needs that value must say so.
 """
 
+import ast
 import re
+import warnings
 
-LONGEST = 200_000  # letters; those of published files have some thousand
-DEEPEST = 30
+LONGEST = 200_000  # The most letters that are read; settings of published files have some thousand.
+LONGEST_VALUE = 20_000  # The most letters of an assignment that is parsed; longer ones could be too deep for ast.
+DEEPEST = 30  # The most brackets or levels within one another; published settings have about 8.
 UNREADABLE = type("Unreadable", (), {"__repr__": lambda self: "<an expression>"})()
 
 
@@ -21,6 +24,9 @@ def limited(text):
 
 # YAML
 
+ENTRY = re.compile(r"-(?: +(.*))?")
+KEY = re.compile(r"([\w.\-]+):(?: +(.*))?")
+
 
 def yaml(text):
     """A dict of maps by indentation, lists (``- x`` or ``[x]``) and plain values."""
@@ -30,64 +36,55 @@ def yaml(text):
         if line and line not in ("---", "..."):
             content = line.lstrip(" ")
             lines.append((number, len(line) - len(content), content))
-    value, rest = _block(lines[::-1], 0)
-    if rest or not isinstance(value, dict):
-        raise ValueError(f"line {rest[-1][0] if rest else 1} is no key with a value")
+    lines.reverse()
+    value = block(lines, 0) if lines else {}
+    if lines or not isinstance(value, dict):
+        raise ValueError(f"line {lines[-1][0] if lines else 1} is no key with a value")
     return value
 
 
-def _block(lines, depth):
-    """(value, lines left) of the lines, the first one last, that are indented as the first one is."""
-    if not lines:
-        return {}, lines
+def block(lines, depth):
+    """The value of the lines, the first one last, that are indented as the first one is; they are taken off."""
     number, indent, content = lines[-1]
     if depth > DEEPEST:
         raise ValueError(f"line {number} lies too deep")
-    if content == "-" or content.startswith("- "):
+    if ENTRY.fullmatch(content):
         made = []
-        while lines and lines[-1][1] == indent and (lines[-1][2] == "-" or lines[-1][2].startswith("- ")):
-            number, _, content = lines.pop()
-            inner = content[1:].lstrip()
-            if inner:
-                lines.append((number, indent + len(content) - len(inner), inner))
-            value, lines = _block(lines, depth + 1) if inner or _deeper(lines, indent) else (None, lines)
-            made.append(value)
-        return made, lines
-    if not _key(content):
-        lines.pop()
-        return _scalar(_folded(content, lines, indent - 1)), lines
+        while lines and lines[-1][1] == indent and (entry := ENTRY.fullmatch(lines[-1][2])):
+            number = lines.pop()[0]
+            if entry[1]:
+                lines.append((number, indent + entry.start(1), entry[1]))
+            made.append(block(lines, depth + 1) if entry[1] or deeper(lines, indent) else None)
+        return made
+    if not KEY.fullmatch(content):
+        return scalar(folded(lines.pop()[2], lines, indent - 1))
     made = {}
-    while lines and lines[-1][1] == indent and (match := _key(lines[-1][2])):
+    while lines and lines[-1][1] == indent and (key := KEY.fullmatch(lines[-1][2])):
         lines.pop()
-        key, inner = match[1], match[2]
-        if inner:
-            made[key] = _scalar(_folded(inner, lines, indent))
-        elif _deeper(lines, indent) or (lines and lines[-1][1] == indent and lines[-1][2].startswith("-")):
-            made[key], lines = _block(lines, depth + 1)
+        if key[2]:
+            made[key[1]] = scalar(folded(key[2], lines, indent))
+        elif deeper(lines, indent) or (lines and lines[-1][1] == indent and ENTRY.fullmatch(lines[-1][2])):
+            made[key[1]] = block(lines, depth + 1)
         else:
-            made[key] = None
-    return made, lines
+            made[key[1]] = None
+    return made
 
 
-def _key(content):
-    return re.fullmatch(r"([\w.\-]+):(?: +(.*))?", content)
-
-
-def _deeper(lines, indent):
+def deeper(lines, indent):
     return bool(lines) and lines[-1][1] > indent
 
 
-def _folded(content, lines, indent):
-    """A value with the lines behind it that go on with it."""
+def folded(content, lines, indent):
+    """A value with the deeper lines that continue it."""
     parts = [content]
-    while _deeper(lines, indent):
+    while deeper(lines, indent):
         parts.append(lines.pop()[2])
     return " ".join(parts)
 
 
-def _scalar(text):
+def scalar(text):
     if text.startswith("["):
-        return _flow(re.findall(r"[\[\],]|'[^']*'|\"[^\"]*\"|[^\[\],\s][^\[\],]*", text)[::-1], 0)
+        return flow(re.findall(r"[\[\],]|'[^']*'|\"[^\"]*\"|[^\[\],\s][^\[\],]*", text)[::-1], 0)
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     if re.fullmatch(r"[-+]?\d{1,18}", text):
@@ -98,7 +95,7 @@ def _scalar(text):
     return words.get(text.lower(), text)
 
 
-def _flow(tokens, depth):
+def flow(tokens, depth):
     """A list from tokens, the first one last: [1, [2, x]]."""
     if not tokens or tokens.pop() != "[" or depth > DEEPEST:
         raise ValueError("a list in them is damaged")
@@ -107,7 +104,7 @@ def _flow(tokens, depth):
         if tokens[-1] == ",":
             tokens.pop()
         else:
-            made.append(_flow(tokens, depth + 1) if tokens[-1] == "[" else _scalar(tokens.pop().strip()))
+            made.append(flow(tokens, depth + 1) if tokens[-1] == "[" else scalar(tokens.pop().strip()))
     if not tokens:
         raise ValueError("a list in them has no end")
     tokens.pop()
@@ -117,143 +114,95 @@ def _flow(tokens, depth):
 # Python
 
 TOKEN = re.compile(
-    r"(?P<string>[A-Za-z]{0,2}(?:'''[\s\S]*?'''|\"\"\"[\s\S]*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"))"
-    r"|(?P<number>\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)|(?P<name>[^\W\d]\w*)"
-    r"|(?P<space>[ \t\r\f]+|\\\n|\#[^\n]*)|(?P<line>\n)|(?P<mark>\*\*|['\"][^\n]*|.)"
+    r"\'\'\'[\s\S]*?\'\'\'|\"\"\"[\s\S]*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""  # Strings.
+    r"|['\"#][^\n]*|\\\n|[^'\"#\\\n()\[\]{}]+|[\s\S]"  # Comments, strings without an end, other text.
 )
-CLOSING = {"(": ")", "[": "]", "{": "}"}
-WORDS = {"True": True, "False": False, "None": None}
 
 
 def python(text):
     """name -> value of the assignments at the left margin.
 
-    Names of earlier ones are looked up. A dict assigned to a name that has one is merged into it, as a configuration
-    file's is into that of the file it is based on: mmaction2 writes them one behind the other.
+    Names of earlier assignments are looked up. A dict that is assigned to a name with a dict is merged into it, as the
+    settings of a configuration file are into those of the file that it is based on: mmaction2 writes all of them one
+    behind the other.
     """
-    reader = _Python(limited(text))
-    while reader.tokens:
-        kind, name, margin = reader.tokens.pop()
-        if kind != "name" or not margin or reader.next() != "=":
-            continue
-        reader.pop()
-        value = reader.value(0)
-        known = reader.names.get(name)
-        merge = isinstance(value, dict) and isinstance(known, dict)
-        reader.names[name] = reader.merged(known, value) if merge else value
-    return reader.names
+    names, merges = {}, iter(range(10_000))
+    for line in logical_lines(limited(text)):
+        if start := re.match(r"([^\W\d]\w*)[ \t]*=", line):
+            name, new = start[1], evaluated(line[start.end() :].strip(), names)
+            both = isinstance(new, dict) and isinstance(names.get(name), dict)
+            names[name] = merged(names[name], new, merges) if both else new
+    return names
 
 
-class _Python:
-    """Tokens (kind, text, whether at the left margin), the next one last, and the names assigned so far."""
-
-    def __init__(self, text):
-        self.tokens = [
-            (m.lastgroup, m[0], m.start() == 0 or text[m.start() - 1] == "\n")
-            for m in TOKEN.finditer(text)
-            if m.lastgroup != "space"
-        ][::-1]
-        self.names, self.merges = {}, 0
-
-    def next(self, depth=0):
-        """The next token's text, "" at the end; within brackets lines do not count."""
-        while depth and self.tokens and self.tokens[-1][0] == "line":
-            self.tokens.pop()
-        return self.tokens[-1][1] if self.tokens else ""
-
-    def pop(self):
-        return self.tokens.pop()[1]
-
-    def value(self, depth):
-        """The value of an expression, `depth` brackets deep; UNREADABLE for what is more than plain values."""
+def logical_lines(text):
+    """The lines of Python code, each with those that brackets and strings continue it on."""
+    begin = depth = 0
+    for token in TOKEN.finditer(text):
+        depth += (token[0] in ("(", "[", "{")) - (token[0] in (")", "]", "}"))
         if depth > DEEPEST:
             raise ValueError("their brackets lie too deep")
-        found = self.simple(depth)
-        if self.next(depth) in ("", *((",", ")", "]", "}", ":") if depth else "\n")):
-            return found
-        self.skip(depth)
+        if token[0] == "\n" and depth <= 0:
+            yield text[begin : token.start()]
+            begin, depth = token.end(), 0
+    if depth > 0:
+        raise ValueError("a bracket in them is not closed")
+    yield text[begin:]
+
+
+def evaluated(expression, names):
+    """The value of an expression; UNREADABLE for one that is no Python, or too long for a setting."""
+    if len(expression) > LONGEST_VALUE:
         return UNREADABLE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of unknown escape sequences in strings.
+            node = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return UNREADABLE
+    return value(node, names)
 
-    def simple(self, depth):
-        following = self.next(depth)
-        if following in CLOSING:
-            return self.bracket(self.pop(), depth + 1)
-        if following == "-" and len(self.tokens) > 1 and self.tokens[-2][0] == "number":
-            self.pop()
-            return -self.simple(depth)
-        if following in ("", "\n", ",", ")", "]", "}"):
-            return UNREADABLE
-        kind, text, _ = self.tokens.pop()
-        if kind == "string":
-            return self.string(text, depth)
-        if kind == "number":
-            text = text.replace("_", "")
-            return int(text[:30]) if text.isdecimal() else float(text)  # no setting has so many digits
-        if kind == "name" and text in ("dict", "list", "tuple") and self.next(depth) == "(":
-            found = self.bracket(self.pop(), depth + 1, named=text == "dict")
-            return found if text == "dict" or isinstance(found, list) else UNREADABLE
-        return WORDS[text] if text in WORDS else self.names.get(text, UNREADABLE) if kind == "name" else UNREADABLE
 
-    def string(self, text, depth):
-        parts = [text]
-        while self.next(depth) and self.tokens[-1][0] == "string":
-            parts.append(self.pop())
-        made = []
-        for part in parts:
-            mark = next(i for i, c in enumerate(part) if c in "'\"")
-            size = 3 if part[mark : mark + 3] in ("'''", '"""') else 1
-            if mark and part[:mark].lower() not in ("r", "u"):
-                return UNREADABLE
-            made.append(part[mark + size : -size])
-        return "".join(made)
+def value(node, names):
+    """The value of a node of plain values; UNREADABLE for any other."""
+    match node:
+        case ast.Constant(value=None | bool() | int() | float() | str() as found):
+            return found
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.Name(id=name):
+            return names.get(name, UNREADABLE)
+        case ast.List(elts=entries) | ast.Tuple(elts=entries):
+            return [value(entry, names) for entry in entries]
+        case ast.Call(func=ast.Name(id="list" | "tuple"), args=[ast.List() | ast.Tuple() as entries], keywords=[]):
+            return value(entries, names)
+        case ast.Call(func=ast.Name(id="dict"), args=args, keywords=keywords):
+            pairs = [(word.arg and ast.Constant(word.arg), word.value) for word in keywords]
+            return mapping(pairs, names) | ({"**": UNREADABLE} if args else {})
+        case ast.Dict(keys=keys, values=values):
+            return mapping(zip(keys, values, strict=True), names)
+    return UNREADABLE
 
-    def bracket(self, opening, depth, named=False):
-        """What stands between brackets, behind the first: a list, tuple or dict; `named` are those of dict(…)."""
-        entries, pairs, commas = [], {}, 0
-        while self.next(depth) not in (CLOSING[opening], ""):
-            if self.next(depth) == ",":
-                self.pop()
-                commas += 1
-            elif self.next(depth) == "**":
-                self.pop()
-                given = self.value(depth)
-                pairs |= given if isinstance(given, dict) else {"**": UNREADABLE}
-            elif named and len(self.tokens) > 1 and self.tokens[-2][1] == "=":
-                key = self.pop()
-                self.pop()
-                pairs[key] = self.value(depth)
-            else:
-                entries.append(self.value(depth))
-                if opening == "{" and self.next(depth) == ":":
-                    self.pop()
-                    key = entries.pop()
-                    pairs[key if isinstance(key, (str, int)) else UNREADABLE] = self.value(depth)
-                elif self.next(depth) not in (",", CLOSING[opening]):
-                    entries.append(UNREADABLE)
-                    self.skip(depth)
-        if self.next(depth):
-            self.pop()
-        if named or opening == "{":
-            return UNREADABLE if entries and opening == "{" else pairs | ({"**": UNREADABLE} if entries else {})
-        return entries[0] if opening == "(" and len(entries) == 1 and not commas else entries
 
-    def skip(self, depth):
-        """Go to the end of an expression that is not understood."""
-        inner = 0
-        while self.tokens:
-            text = self.tokens[-1][1]
-            if inner == 0 and (text in (",", ")", "]", "}") or (text == "\n" and not depth)):
-                return
-            inner += (text in CLOSING) - (text in CLOSING.values())
-            self.tokens.pop()
+def mapping(pairs, names):
+    """A dict of pairs of nodes; the key is None where the value is given with ``**``."""
+    made = {}
+    for key, node in pairs:
+        found = value(node, names)
+        if key is not None:
+            name = value(key, names)
+            made[name if isinstance(name, (str, int)) else UNREADABLE] = found
+        else:
+            made |= found if isinstance(found, dict) else {"**": UNREADABLE}
+    return made
 
-    def merged(self, base, new):
-        """A dict of settings with those of another file over them."""
-        self.merges += 1
-        if self.merges > 10_000:
-            raise ValueError("too many dicts in them go into one another")
-        new = dict(new)
-        if new.pop("_delete_", False):
-            return new
-        both = {key for key in new if isinstance(new[key], dict) and isinstance(base.get(key), dict)}
-        return base | {key: self.merged(base[key], value) if key in both else value for key, value in new.items()}
+
+def merged(base, new, merges):
+    """A dict of settings with those of another file over them."""
+    if next(merges, None) is None:
+        raise ValueError("too many dicts in them go into one another")
+    new = dict(new)
+    if new.pop("_delete_", False):
+        return new
+    both = {key for key in new if isinstance(new[key], dict) and isinstance(base.get(key), dict)}
+    return base | {key: merged(base[key], found, merges) if key in both else found for key, found in new.items()}

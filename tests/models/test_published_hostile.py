@@ -82,16 +82,16 @@ def test_an_ordinary_hostile_pickle(tmp_path, protocol, blobs):
     [
         (b"cos\nsystem\n.", "asks for os.system"),
         (b"\x8c\x02os\x8c\x06system\x93.", "asks for os.system"),
-        (b"cnumpy\nndarray\n)R.", "calls NoneType, which is no function"),
+        (b"cnumpy\nndarray\n)R.", "calls str, which is no function"),
         (b"cnumpy\ndtype\n)R.", "a damaged pickle"),
         (b"cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.", "dtype 'O'; numbers are expected"),
         (b"cnumpy\ndtype\nX\x02\x00\x00\x00V8\x85R.", "dtype 'V8'"),
         (b"cnumpy\ndtype\n)}\x92.", "a function with named arguments"),
         (b"c_codecs\nencode\nX\x01\x00\x00\x00xX\x04\x00\x00\x00zlib\x86R.", "encoding 'zlib'"),
-        (b"(S'os'\n.", "instruction b'S'"),
-        (b"(ios\nsystem\n.", "instruction b'i'"),
-        (b"(cos\nsystem\no.", "instruction b'o'|asks for os.system"),
-        (b"\x82\x01.", "instruction"),
+        (b"(S'os'\n.", "instruction STRING"),
+        (b"(ios\nsystem\n.", "instruction INST"),
+        (b"(cos\nsystem\no.", "asks for os.system"),
+        (b"\x82\x01.", "instruction EXT1"),
         (b"X\x01\x00\x00\x00xQ.", "object outside of the file"),
         (b"}}}s.", "a dict with a key of type dict"),
         (b"})Ns.", "a dict with a key of type tuple"),
@@ -104,7 +104,7 @@ def test_an_ordinary_hostile_pickle(tmp_path, protocol, blobs):
         (b"].", "with a list in it; a dict of arrays expected"),
         (b"}.", "without weights"),
         (b"}K\x01K\x01s.", "an array with the name 1;"),
-        (b"c" + b"x" * 400 + b"\n\n.", "a name has no end"),
+        (b"c" + b"x" * 2000 + b"\n\n.", "no newline found"),
     ],
 )
 def test_programs_that_are_no_weights(tmp_path, program, message):
@@ -116,14 +116,14 @@ def little(n):
 
 
 BOMBS = {
-    "bytes": b"\x8e" + struct.pack("<Q", 2**62),
-    "bytearray": b"\x96" + struct.pack("<Q", 2**40),
-    "text": b"X" + little(2**31),
-    "long text": b"\x8d" + struct.pack("<Q", 2**63),
-    "str of python 2": b"T" + struct.pack("<i", 2**31 - 1),
-    "str of negative length": b"T" + struct.pack("<i", -5),
-    "int": b"\x8b" + struct.pack("<i", 2**31 - 1),
-    "int of negative length": b"\x8b" + struct.pack("<i", -1),
+    "bytes": (b"\x8e" + struct.pack("<Q", 2**62), "expected 4611686018427387904 bytes in a bytes8, but only .* remain"),
+    "bytearray": (b"\x96" + struct.pack("<Q", 2**40), "expected 1099511627776 bytes in a .*, but only .* remain"),
+    "text": (b"X" + little(2**31), "expected 2147483648 bytes in a unicodestring4, but only .* remain"),
+    "long text": (b"\x8d" + struct.pack("<Q", 2**63), "unicodestring8 byte count > sys.maxsize: 9223372036854775808"),
+    "str of python 2": (b"T" + struct.pack("<i", 2**31 - 1), "expected 2147483647 bytes in a .*, but only .* remain"),
+    "str of negative length": (b"T" + struct.pack("<i", -5), "string4 byte count < 0: -5"),
+    "int": (b"\x8b" + struct.pack("<i", 2**31 - 1), "not enough data in stream to read long4"),
+    "int of negative length": (b"\x8b" + struct.pack("<i", -1), "long4 byte count < 0: -1"),
 }
 END = b"\x85\x81.0"
 
@@ -131,7 +131,11 @@ END = b"\x85\x81.0"
 @pytest.mark.parametrize("name", BOMBS)
 @pytest.mark.parametrize("wrap", [lambda raw: raw, torch_zip, torch_stream], ids=["pkl", "zip", "stream"])
 def test_sizes_that_are_only_announced(tmp_path, name, wrap):
-    refused(tmp_path, wrap(PROTOCOL + BOMBS[name] + END), "it announces .* bytes")
+    bomb, message = BOMBS[name]
+    tracemalloc.start()
+    refused(tmp_path, wrap(PROTOCOL + bomb + END), message)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def test_a_memo_with_a_huge_number_takes_no_room(tmp_path):
@@ -238,10 +242,10 @@ def tensor_program(offset=0, shape=(3,), stride=(1,), size=3, kind="FloatStorage
         ({"shape": (2.5,)}, r"an array with shape \(2.5,\)"),
         ({"size": 2**60, "shape": (2**60,)}, r"an array with storage"),
         ({"size": 2**40, "shape": (2**40,)}, r"its arrays have 1,099,511,627,776 numbers, the file \d+ bytes"),
-        ({"size": 100, "shape": (100,)}, r"storage '0' should have 400 bytes \(100 numbers\), but the archive has 12"),
+        ({"size": 100, "shape": (100,)}, r"storage '0' should have 400 bytes \(100 numbers\), but the file has 12"),
         ({"key": "../../data"}, "no such entry"),
-        ({"kind": "ComplexFloatStorage"}, "a storage of kind 'ComplexFloatStorage'"),
-        ({"kind": "QInt8Storage"}, "a storage of kind 'QInt8Storage'"),
+        ({"kind": "ComplexFloatStorage"}, "a storage of class 'ComplexFloatStorage'"),
+        ({"kind": "QInt8Storage"}, "a storage of class 'QInt8Storage'"),
     ],
 )
 def test_tensors_that_lie(tmp_path, monkeypatch, claims, message):
@@ -320,7 +324,7 @@ def test_objects_of_training_programs_are_passed_over_but_not_as_weights(tmp_pat
     raw = pickle.dumps({"state_dict": blobs, "meta": {"cfg": thing, "list": [thing, getattr]}}, protocol=2)
     (tmp_path / "net.pth").write_bytes(torch_zip(raw))
     model, report = published.import_file(tmp_path / "net.pth", model="c2d_r50_8x8")
-    assert ("meta", "stands beside state_dict, not needed") in report.left and not ran
+    assert ("meta", "beside state_dict, not needed") in report.left and not ran
     (tmp_path / "net.pth").unlink()
     refused(
         tmp_path,
@@ -396,10 +400,10 @@ def test_any_program_raises_nothing_but_value_errors(tmp_path_factory, program):
         (b"(dp0\nS'blobs'\n", "perhaps a text pickle"),
         (b"\x93NUMPY", "which is no file of weights"),
         (bytes(257) + b"ustar  ", "a tar archive"),
-        (b"\x02\0\0\0\0\0\0\0{}", "whose names|without weights"),
+        (b"\x02\0\0\0\0\0\0\0{}", "names of no known format|without weights"),
         (b"\x02\0\0\0\0\0\0\0{]", "not a safetensors file"),
         (b"\xff\xff\xff\xff\xff\xff\xff\x7f{" + b"[" * 100_000, "not a safetensors file"),
-        (safetensors.numpy.save({"conv1.weight": np.zeros(3)}), "whose names these are is not known: conv1.weight"),
+        (safetensors.numpy.save({"conv1.weight": np.zeros(3)}), "names of no known format: conv1.weight"),
         (safetensors.numpy.save({"a": np.zeros(3)}, {"minnl_network": "["}), "description of the network is damaged"),
         (torch_files.MAGIC, "cut short"),
     ],
