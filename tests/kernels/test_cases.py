@@ -158,7 +158,7 @@ def test_tasks_see_what_the_caller_set_with_errstate():
 @pytest.mark.parametrize("multiple", [1, 4])
 @pytest.mark.parametrize("n", [0, 1, 5, 8, 100])
 def test_shares_cover_everything_once(n, multiple):
-    parts = threads.shares(n, 8, multiple)
+    parts = threads.split(n, 8, multiple)
     assert [i for part in parts for i in range(n)[part]] == list(range(n))
     sizes = [part.stop - part.start for part in parts]
     assert len(parts) <= 8 and max(sizes) - min(sizes) <= 1 + 2 * (multiple - 1)

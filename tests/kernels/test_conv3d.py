@@ -272,8 +272,8 @@ def test_products_in_pieces(rows, depth, columns, small, batch):
     a = rng.normal(size=(*(2, 3)[:batch], rows, depth)).astype(np.float32)
     b = rng.normal(size=(depth, columns)).astype(np.float32)
     out = np.empty((*a.shape[:-1], columns), np.float32)
-    gemm._piece.cache_clear()
+    gemm._tile.cache_clear()
     with mock.patch.object(gemm, "SMALL", 5000 if small else gemm.SMALL):
         assert gemm.multiply(a, b, out) is out
-    gemm._piece.cache_clear()
+    gemm._tile.cache_clear()
     np.testing.assert_allclose(out, a.astype(float) @ b.astype(float), atol=1e-4 * depth)

@@ -174,10 +174,10 @@ def test_affinities_that_are_all_zero():
     assert not any(r.any() for r in results)
 
 
-@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (3, 40), (7, 100)])
-@pytest.mark.parametrize("longest, multiple", [(1, 1), (7, 1), (30, 16), (1000, 16)])
-def test_cuts_cover_everything_once(shape, longest, multiple):
-    start, stop = shape
-    parts = threads.cuts(slice(start, stop), longest, multiple)
-    assert [i for part in parts for i in range(stop)[part]] == list(range(start, stop))
-    assert all(part.stop - part.start < longest + multiple for part in parts)
+@pytest.mark.parametrize("run", [(0, 0), (0, 5), (3, 40), (7, 100)])
+@pytest.mark.parametrize("longest", [1, 7, 30, 1000])
+def test_chunks_cover_everything_once(run, longest):
+    start, stop = run
+    chunks = threads.chunks_of(slice(start, stop), longest)
+    assert [i for chunk in chunks for i in range(stop)[chunk]] == list(range(start, stop))
+    assert all(chunk.stop - chunk.start <= longest for chunk in chunks)

@@ -1,7 +1,6 @@
 """How much there is to read of a kernel: docs/kernels/README.md lists the files, and the imports are the list."""
 
 import re
-from pathlib import Path
 
 import pytest
 

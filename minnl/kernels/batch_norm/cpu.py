@@ -222,7 +222,7 @@ class Rows:
         self.channels, self.width = channels, positions * channels
         self.lanes = channels * divisor(positions, LANES // channels)
         pairs = -(-size // (2 * BLOCK))  # of blocks, since there are two threads or more
-        self.blocks = threads.shares(size // self.width, 2 * pairs if size >= BLOCK else 1)
+        self.blocks = threads.split(size // self.width, 2 * pairs if size >= BLOCK else 1)
 
     def run(self, task):
         """Call ``task(block)`` for every block, on all threads; returns the results in order."""

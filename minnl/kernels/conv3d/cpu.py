@@ -131,7 +131,7 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
     else:
         tasks = threads.tasks_for(2 * gy.size * math.prod(weight.shape[:4]))
         tasks = min(tasks, max(2, math.prod(gy.shape[:4]) // POSITIONS))
-        threads.run(one, threads.shares(len(gy), tasks))
+        threads.run(one, threads.split(len(gy), tasks))
 
 
 @functools.lru_cache(4096)

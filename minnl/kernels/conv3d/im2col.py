@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minnl.kernels.runtime import memory, threads
-from minnl.kernels.runtime.matmul import added, compute, pieces
+from minnl.kernels.runtime.matmul import added, compute, tiled
 from minnl.kernels.runtime.memory import LINE, in_runs, padded, plans, strided
 
 WEIGHT_ELEMENTS = 256 * 1024  # Elements of the largest weight for this method, 1 MB: each task sums up a gradient.
@@ -39,7 +39,7 @@ def correlate(x, weight, y, stride, pads, dilation):
         plan.gather(x[where[0]], first)
         rows = memory.view(out, *plan.out.shape) if layout.in_place else plan.out
         for heights, taps, cols in plan.matrices:
-            compute(pieces(cols, matrix[taps], rows[heights]))
+            compute(tiled(cols, matrix[taps], rows[heights]))
         if not layout.in_place:
             in_runs(out)[...] = in_runs(rows).reshape(out.shape[:4])
 
@@ -64,14 +64,14 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
                 in_runs(plan.out).reshape(out.shape[:4])[...], rows = in_runs(out), plan.out
             for heights, taps, cols in plan.matrices:
                 depth = cols.shape[2]
-                for some in threads.pieces(len(cols), HEIGHTS_ELEMENTS // max(1, depth * k)):
+                for some in threads.chunks(len(cols), HEIGHTS_ELEMENTS // max(1, depth * k)):
                     products = memory.empty((some.stop - some.start, depth, k), gy.dtype)
-                    compute(pieces(cols[some].swapaxes(1, 2), rows[heights][some], products))
+                    compute(tiled(cols[some].swapaxes(1, 2), rows[heights][some], products))
                     for product in products:
                         total[taps] += product
         return total
 
-    total = added(threads.run(one, threads.shares(len(every), threads.tasks_for(2 * gy.size * gw[..., 0].size))))
+    total = added(threads.run(one, threads.split(len(every), threads.tasks_for(2 * gy.size * gw[..., 0].size))))
     gw[...] = total.reshape(kh, kt, kw, c, k).swapaxes(0, 1)
 
 
@@ -111,7 +111,7 @@ def blocks(x, weight, y, stride, pads, turned):
         frames = max(least, min(most, -(-n * t // tasks)))
     lines = (BLOCK_ELEMENTS // (frames * width * line) - kernel[1]) // stride[1] + 1
     lines = min(lines, -(-height // -(-tasks * frames // (n * t))))
-    cuts = threads.pieces(n, frames // t), threads.pieces(t, frames), threads.pieces(height, lines), [slice(0, width)]
+    cuts = threads.chunks(n, frames // t), threads.chunks(t, frames), threads.chunks(height, lines), [slice(0, width)]
     made = []
     for where in itertools.product(*cuts):
         extent = tuple(s.stop - s.start for s in where)

@@ -58,8 +58,8 @@ def correlate(x, weight, y, stride, pads, dilation):
         down, across, longest = min(tasks, max(2, positions // PACKED)), 1, LONG_ELEMENTS // max(c, k)
     else:
         down, across = min(tasks, max(1, positions // ROWS)), 1
-    blocks = threads.blocks(y.shape[:4], min(-(-positions // down), max(ROWS, longest)))
-    threads.run(one, itertools.product(threads.shares(k, across, multiple=VECTOR), blocks))
+    blocks = threads.position_blocks(y.shape[:4], min(-(-positions // down), max(ROWS, longest)))
+    threads.run(one, itertools.product(threads.split(k, across, multiple=VECTOR), blocks))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
@@ -68,7 +68,7 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     ranges = Ranges(x.shape, gy.shape, gw.shape, stride, pads, dilation)
     (c, k), positions, one_tap = gw.shape[3:], math.prod(gy.shape[:4]), math.prod(gw.shape[:3]) == 1
     tasks = threads.tasks_for(2 * positions * gw.size)
-    long, whole = threads.blocks(gy.shape[:4], LONG_ELEMENTS // max(c, k)), (slice(0, c), slice(0, k))
+    long, whole = threads.position_blocks(gy.shape[:4], LONG_ELEMENTS // max(c, k)), (slice(0, c), slice(0, k))
 
     def add_up(taps, inputs, outputs, blocks, total):
         """total[i] = the gradient of a part of tap i's matrix, from some blocks of positions."""
@@ -89,15 +89,15 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         if one_tap:
             tasks = min(tasks, max(2, positions // (2 * PACKED)))
         rows = -(-positions // tasks) if one_tap else max(SUM_ROWS, SUM_PRODUCTS // (c * k))
-        blocks = threads.blocks(gy.shape[:4], min(rows, LONG_ELEMENTS // max(c, k)))
-        shares = [blocks[share] for share in threads.shares(len(blocks), tasks)]
+        blocks = threads.position_blocks(gy.shape[:4], min(rows, LONG_ELEMENTS // max(c, k)))
+        shares = [blocks[share] for share in threads.split(len(blocks), tasks)]
         shape = len(ranges.taps), c, k
         sums = threads.run(lambda some: add_up(ranges.taps, *whole, some, memory.empty(shape, x.dtype)), shares)
         gw[...] = 0
         for tap, total in zip(ranges.taps, added(sums), strict=True):
             gw[tap] = total
     else:  # each task makes a part of one tap's matrix from all positions: no copies of the gradient are added up
-        shares = threads.shares(max(c, k), min(tasks, 4) if one_tap else 2, multiple=VECTOR)
+        shares = threads.split(max(c, k), min(tasks, 4) if one_tap else 2, multiple=VECTOR)
         inputs, outputs = (shares, whole[1:]) if c >= k else (whole[:1], shares)
         parts = itertools.product(np.ndindex(*gw.shape[:3]), inputs, outputs)
         threads.run(lambda part: add_up(part[:1], *part[1:], long, gw[part[0]][part[1:]][None]), parts)

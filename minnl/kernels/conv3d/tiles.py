@@ -63,9 +63,9 @@ def blocks(shape, most):
     samples, frames, height, width = shape
     down, across = -(-height // TILE), -(-width // TILE)
     cuts = (
-        threads.pieces(samples, most // (frames * across * down)),
-        threads.pieces(down, most // (frames * across)),
-        threads.pieces(across, most // frames),
+        threads.chunks(samples, most // (frames * across * down)),
+        threads.chunks(down, most // (frames * across)),
+        threads.chunks(across, most // frames),
     )
     return list(itertools.product(*cuts))
 

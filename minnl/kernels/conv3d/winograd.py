@@ -19,7 +19,7 @@ from minnl.kernels.conv3d import taps as by_taps
 from minnl.kernels.conv3d import tiles
 from minnl.kernels.conv3d.tiles import AT, BT, SIDE, TILE, G, along_both, squares
 from minnl.kernels.runtime import memory, threads
-from minnl.kernels.runtime.matmul import added, compute, pieces
+from minnl.kernels.runtime.matmul import added, compute, tiled
 from minnl.kernels.runtime.memory import in_runs, padded, plans
 
 BLOCK_ELEMENTS = 20 * 1024  # A block has so many tiles * channels; times 36 floats, 2.9 MB: shorter calls wait more.
@@ -104,7 +104,7 @@ class Correlation:
             first, last = max(0, t - before), min(frames, t - before + taps)
             tap = first + before - t
             v, weights = self.v[..., first * c : last * c], u[:, tap * c : (tap + last - first) * c]
-            made += pieces(v, weights, self.sum[:, :, t])
+            made += tiled(v, weights, self.sum[:, :, t])
         return made
 
 
@@ -147,7 +147,7 @@ def _weight_gradient(x, gy, gw, pads):
         return total
 
     tasks = 4 if SIDE * SIDE * gw[:, 0, 0].size <= SUM_ELEMENTS else 2
-    total = added(threads.run(one, threads.shares(len(every), tasks)))
+    total = added(threads.run(one, threads.split(len(every), tasks)))
 
     def back(task):
         tap, inputs = task
@@ -156,7 +156,7 @@ def _weight_gradient(x, gy, gw, pads):
         compute(along_both(G.T, total[:, tap, inputs].reshape(SIDE, SIDE, numbers), between, out))
         gw[tap, :, :, inputs] = out.reshape(3, 3, -1, k)
 
-    threads.run(back, itertools.product(range(taps), threads.pieces(c, WEIGHT_BLOCK // k)))
+    threads.run(back, itertools.product(range(taps), threads.chunks(c, WEIGHT_BLOCK // k)))
 
 
 class Products:
@@ -176,7 +176,7 @@ class Products:
             ahead = tap - before  # by this tap frame t of gy meets frame t + ahead of x
             first, last = max(0, -ahead), min(out_frames, frames - ahead)
             a, b = v[:, (first + ahead) * p : (last + ahead) * p].swapaxes(1, 2), z[:, first * p : last * p]
-            self.products += pieces(a, b, self.product[:, tap])
+            self.products += tiled(a, b, self.product[:, tap])
 
 
 def _transformed(weight):
@@ -190,13 +190,13 @@ def _transformed(weight):
         between = memory.empty((3, SIDE, part.shape[2]), weight.dtype)
         compute(along_both(G, part, between, memory.view(u[:, :, tap, inputs], SIDE, SIDE, -1)))
 
-    threads.run(one, itertools.product(range(taps), threads.pieces(c, WEIGHT_BLOCK // k)))
+    threads.run(one, itertools.product(range(taps), threads.chunks(c, WEIGHT_BLOCK // k)))
     return u.reshape(SIDE * SIDE, taps * c, k)
 
 
 def _output_channels(weight):
     """Slices of the output channels, so few that the transformed weights stay within their bound."""
-    return threads.pieces(weight[4], WEIGHT_ELEMENTS // (SIDE * SIDE * weight[0] * weight[3]))
+    return threads.chunks(weight[4], WEIGHT_ELEMENTS // (SIDE * SIDE * weight[0] * weight[3]))
 
 
 def _in_range(weight):
@@ -205,7 +205,7 @@ def _in_range(weight):
 
 def squared_norms(x):
     """Squares of the norms of pixels, (N, T, H, W, C) -> (N, T, H, W); in float64 where float32 has no digits."""
-    shares = threads.shares(len(x), threads.tasks_for(64 * x.size))
+    shares = threads.split(len(x), threads.tasks_for(64 * x.size))
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.concatenate(threads.run(lambda some: np.einsum("...c,...c->...", x[some], x[some]), shares))
         if not (norms.min() >= LEAST**2 and norms.max() <= MOST**2):
@@ -258,6 +258,6 @@ def windows(x, weight, pads, which):
     size = [n + k - 1 for n, k in zip(which.shape[1:], kernel, strict=True)]
     every = np.lib.stride_tricks.sliding_window_view(padded(x, [-a for a, _ in pads], size), kernel, axis=(1, 2, 3))
     at = np.nonzero(which)
-    for some in threads.pieces(len(at[0]), ROWS_ELEMENTS // row):
+    for some in threads.chunks(len(at[0]), ROWS_ELEMENTS // row):
         where = tuple(i[some] for i in at)
         yield where, np.moveaxis(every[where], 1, -1).reshape(-1, row)

@@ -96,13 +96,15 @@ class CpuNonLocalSoftmax(CpuKernel, SavesExponentials):
         """(number of the run of queries, blocks) for each task; a block is a (batch slice, query slice)."""
         (batch, queries, inner), (_, keys, depth) = self.theta.shape, self.g.shape
         count = threads.tasks_for(2 * batch * queries * keys * (inner + depth))
-        runs = threads.shares(queries, -(-min(count, RUNS) // max(1, batch)))
+        runs = threads.split(queries, -(-min(count, RUNS) // max(1, batch)))
         most = max(FEWEST_QUERIES, BLOCK_ELEMENTS // keys)
 
         def blocks(elements, run):
-            return itertools.product(threads.cuts(elements, most // (run.stop - run.start)), threads.cuts(run, most))
+            return itertools.product(
+                threads.chunks_of(elements, most // (run.stop - run.start)), threads.chunks_of(run, most)
+            )
 
-        elements = threads.shares(batch, count)
+        elements = threads.split(batch, count)
         return [(number, list(blocks(b, i))) for b in elements for number, i in enumerate(runs)]
 
     def logits(self, b, i, out=None):

@@ -31,7 +31,7 @@ class CpuAdamW(AdamW):
         blocks = []
         for w, gw, kept, options in updates:
             arrays = [memory.view(array, -1) for array in (w, gw, *kept)]
-            blocks += [([a[block] for a in arrays], options) for block in threads.pieces(w.size, BLOCK)]
+            blocks += [([a[block] for a in arrays], options) for block in threads.chunks(w.size, BLOCK)]
 
         def task(share):
             scratch = memory.empty((2, BLOCK), np.float32)
@@ -52,4 +52,4 @@ class CpuAdamW(AdamW):
                 w *= 1 - lr * options["weight_decay"]
                 w -= change
 
-        threads.run(task, threads.shares(len(blocks), 16))
+        threads.run(task, threads.split(len(blocks), 16))

@@ -19,5 +19,5 @@ class CpuAccumulation(CpuKernel, Accumulation):
     def forward(self, a, b):
         total = memory.empty(a.shape, a.dtype)
         a, b, out = a.reshape(-1), b.reshape(-1), memory.view(total, -1)
-        threads.run(lambda block: np.add(a[block], b[block], out=out[block]), threads.pieces(out.size, BLOCK))
+        threads.run(lambda block: np.add(a[block], b[block], out=out[block]), threads.chunks(out.size, BLOCK))
         return total

@@ -44,8 +44,8 @@ class CpuMaxPool3d(CpuKernel, MaxPool3d):
         samples, frames = shape[:2]
         cost = self.stride[0] * math.prod(self.shape[2:])  # elements of the input for a frame of the output
         if frames * cost <= BLOCK:
-            return [(run, slice(0, frames)) for run in threads.pieces(samples, BLOCK // (frames * cost))]
-        return [(slice(n, n + 1), run) for n in range(samples) for run in threads.pieces(frames, BLOCK // cost)]
+            return [(run, slice(0, frames)) for run in threads.chunks(samples, BLOCK // (frames * cost))]
+        return [(slice(n, n + 1), run) for n in range(samples) for run in threads.chunks(frames, BLOCK // cost)]
 
     def pool(self, x, y, block):
         """Reduce a block's frames, then rows, then columns.
@@ -94,7 +94,7 @@ class CpuMaxPool3d(CpuKernel, MaxPool3d):
         frame = (h[:, None, None] + w[:, None] + c).reshape(-1)  # where tap 0 of each window lies in its frame
         frames = (n[:, None] * steps[0] + t).reshape(-1, 1)
         gy, argmax = (a.reshape(len(frames), -1) for a in (gy, self.argmax))
-        for run in threads.pieces(len(frames), INDICES // frame.size):
+        for run in threads.chunks(len(frames), INDICES // frame.size):
             indices = memory.empty(gy[run].shape, np.intp)
             np.take(np.array(taps), argmax[run], out=indices, mode="clip")  # the mode that needs no buffer
             indices += frame

@@ -26,5 +26,5 @@ def sums_of_products(a, b):
 def column_sums(x):
     """Sum over all axes but the last, of x's dtype; the rows of a large array in tasks."""
     rows = x.reshape(-1, x.shape[-1])
-    tasks = threads.shares(len(rows), 8 if rows.size > LARGE else 1, RUN)
+    tasks = threads.split(len(rows), 8 if rows.size > LARGE else 1, RUN)
     return sum(threads.run(lambda task: sums(rows[task]), tasks)).astype(x.dtype)

@@ -120,40 +120,31 @@ def run(task, items):
         return results
 
 
-def shares(n, most=8, multiple=1):
-    """Slices that cut range(n) into at most `most` nearly equal parts, between multiples of a number."""
+def split(n, most=8, multiple=1):
+    """Slices that cut range(n) into at most `most` nearly equal parts, at multiples of a number."""
     units = -(-n // multiple)
-    parts = max(1, min(units, most))
-    ends = [min(n, units * i // parts * multiple) for i in range(parts + 1)]
+    count = max(1, min(units, most))
+    ends = [min(n, units * i // count * multiple) for i in range(count + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def chunks(n, longest):
+    """Slices that cut range(n) into the fewest nearly equal parts of at most `longest`."""
+    return split(n, -(-n // max(1, longest)))
+
+
+def chunks_of(run, longest):
+    """A slice in nearly equal slices of at most `longest`."""
+    return [slice(run.start + s.start, run.start + s.stop) for s in chunks(run.stop - run.start, longest)]
+
+
+def position_blocks(shape, most):
+    """Runs of positions (N, T, H, W), each at most about `most` and whole lines of W: tuples of four slices."""
+    n, t, h, w = shape
+    cuts = chunks(n, most // (t * h * w)), chunks(t, most // (h * w)), chunks(h, most // w), [slice(0, w)]
+    return list(itertools.product(*cuts))
 
 
 def tasks_for(flops):
     """The number of tasks for so many floating point operations: 1, or an even number up to 8."""
     return min(8, 2 * max(1, flops // 64_000_000)) if flops > 8_000_000 else 1
-
-
-def pieces(n, longest):
-    """Slices that cut range(n) into the fewest nearly equal parts of at most `longest`."""
-    return shares(n, -(-n // max(1, longest)))
-
-
-def cuts(part, longest, multiple=1):
-    """A slice in nearly equal pieces of at most `longest`, or a little more: all but the last a multiple."""
-    n = part.stop - part.start
-    pieces = max(1, -(-n // max(1, longest)))
-    step = max(1, -(-n // (pieces * multiple)) * multiple)
-    return [slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step)]
-
-
-def blocks(shape, most):
-    """Runs of positions (N, T, H, W), each at most about `most` and whole lines of W: tuples of four slices."""
-    n, t, h, w = shape
-    return list(
-        itertools.product(
-            pieces(n, most // (t * h * w)),
-            pieces(t, most // (h * w)),
-            pieces(h, most // w),
-            [slice(0, w)],
-        )
-    )
