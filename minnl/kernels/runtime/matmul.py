@@ -14,12 +14,8 @@ import numpy as np
 from minnl.kernels.runtime import memory
 
 SMALL = 1_000_000  # Multiply-adds of a tile at most: OpenBLAS packs the factors of larger products.
-SIDE = (
-    64  # Rows and columns of a tile, about: the innermost loop fills its registers with so many. Long sums take half.
-)
-NEAR = (
-    10 * 1024
-)  # Elements of a second factor that stays in a core's first cache from tile to tile; measured on two CPUs.
+SIDE = 64  # Rows and columns of a tile, about: the innermost loop fills its registers. Long sums take half.
+NEAR = 10 * 1024  # Elements of a second factor that stays in a core's first cache between tiles.
 FEW = 128  # Rows and columns up to which a larger second factor is cut all the same, in two or three tiles.
 FAR = 4096  # Bytes between rows of the second factor from which on its columns compete for one place in the cache.
 DEEPEST = 900  # Length of a sum from which on a tile would be too thin: the general routine is quicker.
