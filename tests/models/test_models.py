@@ -174,6 +174,7 @@ def test_losses_beside_pytorch(mode, steps, one_torch_thread):
     np.testing.assert_allclose(losses(build(mode), data, GENTLE), Twin(build(mode)).losses(data, GENTLE), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("mode, recipe", [(None, SGD), ("embedded", ADAMW)])
 def test_a_run_that_learns_beside_pytorch(mode, recipe, one_torch_thread):
@@ -184,6 +185,7 @@ def test_a_run_that_learns_beside_pytorch(mode, recipe, one_torch_thread):
     np.testing.assert_allclose(losses(model, data, recipe), theirs, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("recipe", [SGD, ADAMW])
 @pytest.mark.parametrize("mode", [None, *nn.MODES])
