@@ -63,8 +63,8 @@ def load(raw, names, persistent=None, start=0):
 class Stream(io.BytesIO):
     """The bytes of a file, of which pickletools gets no more than there are, and lines of a limited length."""
 
-    def readline(self):
-        return super().readline(LONGEST)
+    def readline(self, size=LONGEST):
+        return super().readline(size)
 
 
 class Machine:
