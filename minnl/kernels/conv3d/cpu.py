@@ -25,9 +25,7 @@ GFLOPS = 65  # Floating point operations per ns of a core in matrix products, fi
 COPY = 0.3  # Nanoseconds for a number that is gathered, added or written, fitted to the same table.
 TRANSFORM = 1.8  # Nanoseconds for a number of Winograd's tiles, from gather to last write, fitted to the same table.
 SHORT = 400_000_000  # Floating point operations of a short pass, 4 ms.
-POSITIONS = (
-    784  # Output positions, or half, of a task of a strided input gradient: each packs the matrices of all taps.
-)
+POSITIONS = 784  # Output positions of a task of a strided input gradient, or half: each task packs the weight.
 
 
 class CpuConv3d(CpuKernel, Conv3d):
