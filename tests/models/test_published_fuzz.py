@@ -17,11 +17,11 @@ from tests.models.published_streams import blobs_of, python_2
 
 pytest.importorskip("resource", reason="needs POSIX limits")
 
+pytestmark = pytest.mark.slow
+
 EACH = 60
 READ = """
 from minnl.training import checkpoint
-
-pytestmark = pytest.mark.slow
 
 def digest(arrays):
     import hashlib
