@@ -82,15 +82,15 @@ class Trainer:
         self.folder, self.config = self.run.path, config
         checkpoint.check_plain("Trainer", "config", config, finite=True)
         self.epochs = checks.count("Trainer", "epochs", epochs)
-        clip_norm = None if clip_norm is None else checks.positive("Trainer", "clip_norm", clip_norm)
-        label_smoothing = checks.number("Trainer", "label_smoothing", label_smoothing, 0, 1)
+        self.clip_norm = None if clip_norm is None else checks.positive("Trainer", "clip_norm", clip_norm)
+        self.label_smoothing = checks.number("Trainer", "label_smoothing", label_smoothing, 0, 1)
         self.accumulate = checks.count("Trainer", "accumulate", accumulate)
         self.precise = checks.count("Trainer", "precise", precise, 0)
         self.save_every = checks.number("Trainer", "save_every", save_every, 0)
         check_clips(model, train, test)
         self.device = model.parameters()[0].device
         self.step, self.epoch, self.best, self.stopped_by = 0, 0, -1.0, None
-        self.accumulated_step = AccumulatedStep(model, optimizer, self.accumulate, clip_norm, label_smoothing)
+        self.accumulated_step = AccumulatedStep(model, optimizer, self.accumulate, self.clip_norm, self.label_smoothing)
         self.meter = Meter(self.device)
         self.rescue = Rescue(model, optimizer, train)
         self._begun = self._resumed = False
@@ -114,7 +114,7 @@ class Trainer:
         limit = math.inf if max_steps is None else checks.count("fit", "max_steps", max_steps)
         self.stopped_by = None
         with self.run:
-            self.accumulated_step.batches.clear()
+            self._share_attributes()
             self.train_loader.set_epoch(self.epoch)
             if not self._begun:
                 self._begin()
@@ -223,6 +223,14 @@ class Trainer:
         if self.epoch < self.epochs and not last.exists():
             self.save("last")
         self._begun, self._saved_at = True, time.monotonic()
+
+    def _share_attributes(self):
+        """Hand attributes on that may have been set since the Trainer was made, such as another optimiser."""
+        step, rescue = self.accumulated_step, self.rescue
+        step.batches, step.size = [], self.accumulate
+        step.clip_norm, step.label_smoothing = self.clip_norm, self.label_smoothing
+        step.model, step.optimizer = rescue.model, rescue.optimizer = self.model, self.optimizer
+        rescue.loader = self.train_loader
 
     def _stop(self, number):
         self.stopped_by = number

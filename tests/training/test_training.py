@@ -380,3 +380,15 @@ def test_the_epoch_is_told_in_a_plain_line(tmp_path, capsys):
     make(tmp_path, epochs=1).fit(plain=True)
     line = capsys.readouterr().out
     assert line.startswith("epoch 1/1: loss ") and "test top-1" in line and line.endswith("clips/s\n")
+
+
+def test_attributes_that_are_set_after_the_trainer_was_made_count(tmp_path):
+    trainer = make(tmp_path)
+    trainer.clip_norm, trainer.label_smoothing, trainer.accumulate = 1e-30, 0.3, 2
+    before = {k: a.copy() for k, a in trainer.model.state_dict().items() if "running" not in k}
+    trainer.optimizer = optim.SGD(trainer.model.parameters(), 0.1)
+    trainer.fit(plain=True)
+    for name, array in before.items():
+        np.testing.assert_allclose(trainer.model.state_dict()[name], array, rtol=0, atol=1e-12)
+    assert trainer.optimizer.steps == trainer.step > 0
+    assert (trainer.accumulated_step.size, trainer.accumulated_step.label_smoothing) == (2, 0.3)
