@@ -16,12 +16,11 @@ from tests.limited import outcomes, refused
 from tests.models.published_streams import blobs_of, python_2
 
 pytest.importorskip("resource", reason="needs POSIX limits")
+pytestmark = pytest.mark.slow
 
 EACH = 60
 READ = """
 from minnl.training import part
-
-pytestmark = pytest.mark.slow
 
 def digest(arrays):
     import hashlib
