@@ -330,3 +330,14 @@ def test_what_is_worth_panels(monkeypatch):
     assert width(1024, 4096, 10**6) and not width(1024, 4096 + 64, 10**6), "a large copy"
     monkeypatch.setattr(panels, "has_small", lambda: False)
     assert not width(256, 512, 3136) and panels.width(256, 512) == 512
+
+
+@pytest.mark.parametrize("needed", [0, 1])
+def test_only_the_gradients_that_are_needed(needed):
+    inputs = [a.astype(np.float32) for a in arrays((2, 3, 5, 6, 3), (2, 3, 3, 3, 4))]
+    leaves = [Tensor(a, requires_grad=i == needed) for i, a in enumerate(inputs)]
+    both = [Tensor(a, requires_grad=True) for a in inputs]
+    for pair in (leaves, both):
+        F.sum(F.conv3d(*pair, padding=1)).backward()
+    assert leaves[1 - needed].grad is None
+    np.testing.assert_array_equal(leaves[needed].grad, both[needed].grad)
