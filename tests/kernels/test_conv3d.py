@@ -277,3 +277,14 @@ def test_products_in_pieces(rows, depth, columns, small, batch):
         assert gemm.multiply(a, b, out) is out
     gemm._tile.cache_clear()
     np.testing.assert_allclose(out, a.astype(float) @ b.astype(float), atol=1e-4 * depth)
+
+
+@pytest.mark.parametrize("needed", [0, 1])
+def test_only_the_gradients_that_are_needed(needed):
+    inputs = [a.astype(np.float32) for a in arrays((2, 3, 5, 6, 3), (2, 3, 3, 3, 4))]
+    leaves = [Tensor(a, requires_grad=i == needed) for i, a in enumerate(inputs)]
+    both = [Tensor(a, requires_grad=True) for a in inputs]
+    for pair in (leaves, both):
+        F.sum(F.conv3d(*pair, padding=1)).backward()
+    assert leaves[1 - needed].grad is None
+    np.testing.assert_array_equal(leaves[needed].grad, both[needed].grad)
