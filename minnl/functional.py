@@ -190,7 +190,7 @@ def sum(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bo
 def mean(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Mean over axes (all if None)."""
     x = tensor("mean", "x", x)
-    return reduce.Mean(_some("mean", x, axis), _flag("mean", keepdims))(x)
+    return reduce.Mean(_nonempty_axes("mean", x, axis), _flag("mean", keepdims))(x)
 
 
 def var(
@@ -198,7 +198,7 @@ def var(
 ) -> Tensor:
     """Variance over axes, divided by n - correction (1: unbiased, as in PyTorch; 0: NumPy's default)."""
     x = tensor("var", "x", x)
-    axes = _some("var", x, axis)
+    axes = _nonempty_axes("var", x, axis)
     count = math.prod(x.shape[a] for a in axes)
     if count <= correction:
         raise ValueError(f"var: {count} values leave nothing to divide by with correction={correction}")
@@ -208,13 +208,13 @@ def var(
 def max(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Largest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("max", "x", x)
-    return reduce.Max(_some("max", x, axis), _flag("max", keepdims))(x)
+    return reduce.Max(_nonempty_axes("max", x, axis), _flag("max", keepdims))(x)
 
 
 def min(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Smallest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("min", "x", x)
-    return reduce.Min(_some("min", x, axis), _flag("min", keepdims))(x)
+    return reduce.Min(_nonempty_axes("min", x, axis), _flag("min", keepdims))(x)
 
 
 def reshape(x: Tensor | Array, shape: int | Sequence[int]) -> Tensor:
@@ -353,7 +353,7 @@ def to(x: Tensor | Array, device: str | Device | None = None, dtype: DTypeLike |
     return x if (target, dtype) == (x.device, x.dtype) else convert.To(target, dtype)(x)
 
 
-def _some(op, x, axis):
+def _nonempty_axes(op, x, axis):
     axes = axis_tuple(op, axis, x.ndim)
     if math.prod(x.shape[a] for a in axes) == 0:
         raise ValueError(f"{op}: no elements along axis {axis} of shape {x.shape}")

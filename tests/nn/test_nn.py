@@ -260,7 +260,9 @@ def test_module_dict():
     assert "a" not in heads and list(heads.state_dict()) == []
     with pytest.raises(KeyError):
         heads["a"]
-    with pytest.raises(ValueError, match="ModuleDict: 'items' cannot be a name, the class has an attribute of it"):
+    with pytest.raises(
+        ValueError, match="ModuleDict: 'items' cannot be a name, the class has an attribute of that name"
+    ):
         heads["items"] = a
 
 
