@@ -1,8 +1,8 @@
-"""The public functions, in one place: ``from minnl import functional as F``.
+"""The public functions: ``from minnl import functional as F``.
 
-Those with arguments worth checking live beside their op in minnl/ops/ and are only listed here; the plain ones are
-written here. `axis` and `keepdims` are NumPy's, everything else is PyTorch's. Those of one tensor are its methods, too:
-minnl/methods.py.
+Functions with many arguments are defined next to their op in minnl/ops/ and imported here; the others are defined here.
+`axis` and `keepdims` have NumPy's names, all else has PyTorch's. Functions of one tensor are also its methods
+(minnl/methods.py).
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def stack(xs: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
 
 
 def split(x: Tensor | Array, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """A list of slices along an axis: `parts` is a number of equal ones, or a list of sizes."""
+    """A list of slices along an axis: `parts` is the number of equal slices, or a list of sizes."""
     x = tensor("split", "x", x)
     axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
@@ -300,25 +300,26 @@ def flip(x: Tensor | Array, axis: int | Sequence[int] | None = None) -> Tensor:
 
 
 def index(x: Tensor | Array, key: Any) -> Tensor:
-    """x[key], for ints, slices, None, ..., integer arrays, which may pick an element many times, and boolean ones.
+    """x[key], for ints, slices, None, ..., integer arrays and boolean arrays.
 
-    A boolean array picks where it is true: the elements along one axis, or along as many as it has. Its result's size
-    depends on the numbers in it, which a GPU is waited for; ``where`` keeps the shape.
+    An integer array may select an element several times. A boolean array selects the elements where it is true, over as
+    many axes as it has. The size of the result depends on its values, so the host has to wait for a GPU; ``where``
+    keeps the shape.
 
     Raises
     ------
     IndexError, ValueError
-        Too many indices; an integer out of range (checked on the host: a GPU would wrap silently); a mask that does not
-        have the size of its axes.
+        If there are too many indices, an integer is out of range (checked on the host, since a GPU would wrap around
+        silently), or a mask does not have the size of its axes.
     TypeError
-        Anything else.
+        If the key is anything else.
     """
     x = tensor("index", "x", x)
     return shape.Index(*index_keys(x, key))(x)
 
 
 def index_keys(x, key):
-    """The keys that an array takes, on the device of x, and whether they may name an element twice."""
+    """The index for the array of x, on its device, and whether the index may select an element twice."""
     keys = key if isinstance(key, tuple) else (key,)
     keys = tuple(np.asarray(k) if isinstance(k, list) else k for k in keys)
     gathers = False

@@ -322,7 +322,7 @@ def test_debug_names_the_module():
     net.second[0].conv.weight.data[...] = np.inf
     where = r"conv3d in Sequential\.second\.0\.conv: forward: "
     with np.errstate(all="ignore"), minnl.debug():
-        with pytest.raises(FloatingPointError, match=where + "input 1 .* came in with NaN"):
+        with pytest.raises(FloatingPointError, match=where + "input 1 .* has NaN"):
             net(Tensor(clip(1, 2, 2, 2, 2)))
         net.second[0].conv.weight.data[...] = 3e38  # finite; sums over it are not
         with pytest.raises(FloatingPointError, match=where + "the output .* is the first"):

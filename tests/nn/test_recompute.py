@@ -439,7 +439,7 @@ def test_debug_mode_sees_an_edit_of_what_is_kept():
         for array, name in ((x.data, "input0"), (module.weight.data, "module.weight")):
             y = module(x).sum()
             array[0] = 2
-            with pytest.raises(RuntimeError, match=f"recompute in Recompute: the array kept as `{name}` was edited"):
+            with pytest.raises(RuntimeError, match=f"recompute in Recompute: the array saved as `{name}` was edited"):
                 y.backward()
 
 
