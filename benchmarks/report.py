@@ -27,7 +27,7 @@ INFERENCE = "inference"
 
 
 def setting(place, threads, repeats):
-    """What the figures are of; without it they say nothing."""
+    """The setting of the measurements: device, threads, and versions of all libraries."""
     libraries = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
     return {
         **place.setting(),
