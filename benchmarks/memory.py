@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.memory TITLE WAY THREADS DEVICE TF32`` is that process. It first runs a small case of both
 libraries, so that libraries loaded once are not counted. Then it makes the contender and runs it three times. The
-result is the peak in bytes during these runs minus the memory before the contender was made: inputs, weights, gradients, the
-optimiser's arrays and scratch. On the CPU it is the process's resident size (Linux only, from /proc), on a GPU the size
-of the arrays in the library's pool.
+result is the peak in bytes during these runs minus the memory before the contender was made: inputs, weights,
+gradients, the optimiser's arrays and scratch. On the CPU it is the process's resident size (Linux only, from /proc), on
+a GPU the size of the arrays in the library's pool.
 """
 
 from __future__ import annotations

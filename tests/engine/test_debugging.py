@@ -38,7 +38,7 @@ def test_debug_names_op_shape_and_module_of_the_first_nan_forward():
 
 def test_debug_tells_an_input_that_was_bad_already():
     x = Tensor(np.array([1.0, np.inf]))
-    with minnl.debug(), pytest.raises(FloatingPointError, match=r"relu: forward: input 0 of shape \(2,\) came in"):
+    with minnl.debug(), pytest.raises(FloatingPointError, match=r"relu: forward: input 0 of shape \(2,\) has NaN"):
         functional.relu(x)
 
 
