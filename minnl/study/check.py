@@ -64,7 +64,7 @@ def float32(ops: Sequence[str] = (), device: str | backend.Device = "cpu") -> in
 
 
 def check(case, target):
-    """The gradient check of one case on a device."""
+    """The gradient check of a case on a device."""
     return gradcheck(case.fn, inputs_of(case, target))
 
 
