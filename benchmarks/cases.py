@@ -25,7 +25,7 @@ LOSS = "softmax + cross-entropy"
 STEP = "training steps"
 INFERENCE = "inference"
 
-# What minnl aims at, as a ratio of speeds: (geometric mean, smallest), where there is an aim.
+# minnl's goals as ratios of speed, (geometric mean, smallest); None means that there is no goal.
 AIMS = {
     THREE: (1.4, 0.8),
     ONE: (0.9, 0.8),
@@ -42,7 +42,7 @@ STAGES_224 = (((1, 8, 56, 56), 64), ((1, 4, 28, 28), 128), ((1, 4, 14, 14), 256)
 
 
 def every():
-    """All contests, in the order in which they are shown."""
+    """All contests, in the order of the output."""
     found = [*convolutions(), *around(), *non_local()]
     for model, attentions in (("small", ()), ("nl_small", networks.ATTENTIONS)):
         build = functools.partial(small, model)

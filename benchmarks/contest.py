@@ -1,4 +1,4 @@
-"""What is timed: one piece of work, and everyone who can do it."""
+"""A contest: one computation, and the libraries that can run it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORWARD, BACKWARD = "forward", "forward + backward"
 
 @dataclass(frozen=True)
 class Contender:
-    """`call` does the work once; `arrays` makes of what it returned NumPy arrays in minnl's layout, to compare."""
+    """`call` runs the computation once; `arrays` converts its result to NumPy arrays in minnl's layout."""
 
     call: Callable[[], Any]
     arrays: Callable[[Any], list[np.ndarray]]
@@ -23,7 +23,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Contest:
-    """One piece of work.
+    """One computation, and the ways to run it.
 
     Attributes
     ----------
@@ -31,11 +31,11 @@ class Contest:
     work : str
         FORWARD, BACKWARD, "training step" or "inference".
     ways : dict of str -> function of a place (see places.py) that makes a Contender
-        Every way to do it; "minnl" is one of them, the others are PyTorch's.
+        All ways to run it: "minnl", and those of PyTorch.
     tolerance : float
-        By how much the results may differ, as a share of the largest element.
+        The largest allowed difference of the results, relative to the largest element.
     network : bool
-        Whether it is a whole network, whose memory is measured without being asked for.
+        Whether it is a whole network, whose memory is always measured.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Contest:
         return f"{self.name}, {self.work}"
 
     def contenders(self, place=places.CPU):
-        """All who can compute in that place, ready to run, after a first run that has to give the same for all."""
+        """The contenders that can run in a place, after a first run in which their results must agree."""
         made = {way: make(place) for way, make in self.ways.items() if way == "minnl" or place.torch is not None}
         ours = None
         for way, contender in made.items():
@@ -60,10 +60,10 @@ class Contest:
         return made
 
     def agree(self, way, theirs, ours, slack):
-        """Two programs that compute different things are not worth comparing.
+        """Refuse contenders whose results differ, since their times could not be compared.
 
-        Gradients may differ by 1 % of their norm: where an activation is 0 up to rounding, ReLU lets its gradient pass
-        in one program and not in the other. Those that are nothing but rounding, beside others, may differ at will.
+        Gradients may differ by 1 % of their norm: where an activation is 0 up to rounding, ReLU may pass the gradient
+        in one library and not in the other. Gradients that are only rounding, compared with others, may differ freely.
         """
         norms = [np.linalg.norm(array) for array in ours]
         for i, (a, b) in enumerate(zip(theirs, ours, strict=True)):

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 
 from benchmarks import places
 
-SHORTEST = 0.02  # seconds: what is quicker is called several times for one timing
-PATIENCE = 20  # seconds: what takes longer for all its rounds gets fewer of them
-FEWEST = 5
+SHORTEST = 0.02  # a call shorter than this many seconds is repeated within one timing
+PATIENCE = 20  # a case whose rounds would take longer than this many seconds gets fewer rounds
+FEWEST = 5  # the smallest number of rounds
 
 
 @dataclass
 class Result:
-    """Times in seconds of one call, by contender and round; "minnl" is always among the contenders.
+    """Times in seconds of one call, by contender and round; "minnl" is always a contender.
 
-    `bytes` is the most memory that each took, where that was measured.
+    `bytes` is the peak memory of each contender, if it was measured.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Result:
 
     @property
     def rival(self):
-        """The quickest of PyTorch's ways by its median, or None if there is none."""
+        """PyTorch's fastest way by its median, or None if there is none."""
         others = [name for name in self.seconds if name != "minnl"]
         return min(others, key=self.median, default=None)
 
     @property
     def ratios(self):
-        """(lower quartile, median, upper quartile) of minnl's speed over the rival's; above 1 minnl is quicker."""
+        """(lower quartile, median, upper quartile) of minnl's speed over the rival's; above 1 minnl is faster."""
         paired = zip(self.seconds[self.rival], self.seconds["minnl"], strict=True)
         ratios = [theirs / ours for theirs, ours in paired]
         if len(ratios) == 1:
@@ -55,10 +55,10 @@ class Result:
 
 
 def measure(calls, repeats, place=places.CPU):
-    """Seconds of each round of functions without arguments, given by name, in turns.
+    """Seconds of each round of functions without arguments, given by name, which run in turns.
 
-    A turn begins with a call that does not count: the other's threads have just been busy, its own are asleep, and its
-    arrays are no longer in the cache. In training, which goes on and on, that is not so.
+    A turn begins with a call that does not count, because the other library's threads have just been busy, this
+    library's threads are asleep, and its arrays are no longer in the cache. A training run starts like that only once.
     """
     once = {name: max(place.timed(call, place.warm_up), 1e-9) for name, call in calls.items()}
     times = {name: max(1, round(SHORTEST / seconds)) for name, seconds in once.items()}

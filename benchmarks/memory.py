@@ -1,10 +1,10 @@
-"""The most memory that a contender takes: in a process of its own, where nothing else was before.
+"""The peak memory of a contender, in its own process.
 
-``python -m benchmarks.memory TITLE WAY THREADS DEVICE TF32`` is that process. It runs something small of both libraries
-first, so that what they load and set up once is not counted; then it makes the contender and lets it work three times.
-The answer, in bytes, is the most that was held during that work less what was held before the contender was made:
-inputs, weights, gradients, the optimiser's arrays and all that was at work. On the CPU it is the process's resident
-size (Linux only, for it counts in /proc), on a GPU what arrays take of the library's pool.
+``python -m benchmarks.memory TITLE WAY THREADS DEVICE TF32`` is that process. It first runs a small case of both
+libraries, so that libraries loaded once are not counted. Then it makes the contender and runs it three times. The
+result is the peak in bytes during these runs minus the memory before the contender was made: inputs, weights,
+gradients, the optimiser's arrays and scratch. On the CPU it is the process's resident size (Linux only, from /proc), on
+a GPU the size of the arrays in the library's pool.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATUS = Path("/proc/self/status")
 
 
 def peak(contest, way, threads, place=places.CPU):
-    """Bytes, or None where they cannot be counted."""
+    """The peak memory in bytes, or None where it cannot be measured."""
     if place.device == backend.CPU and not STATUS.exists():
         return None
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -60,7 +60,7 @@ def taken(contest, way, place):
 
 
 def counter_of(place, way):
-    """Who counts: `held()` are the bytes of this moment, `most` the most of them within ``with counter:``."""
+    """A counter: `held()` is the present number of bytes, `most` their peak inside ``with counter:``."""
     if place.device == backend.CPU:
         return Resident()
     return CupyPool() if way == "minnl" else TorchPool()
@@ -84,7 +84,7 @@ class Resident:
 
 
 class CupyPool:
-    """What arrays hold of CuPy's pool, which is asked after each of them that is made."""
+    """The size of the arrays in CuPy's pool, read after each allocation."""
 
     def __init__(self):
         cupy = backend.load_cupy()
@@ -105,7 +105,7 @@ class CupyPool:
 
 
 class TorchPool:
-    """The same of PyTorch's pool, which counts by itself."""
+    """The size of the arrays in PyTorch's pool, which records its own peak."""
 
     def held(self):
         return torch.cuda.memory_allocated()

@@ -15,7 +15,7 @@ ATTENTIONS = ("naive", "scaled_dot_product_attention")
 
 
 def training(name, group, build, shape, classes, lr, attentions):
-    """One training step: forward, loss, backward, AdamW. Small steps, or rounding soon makes two networks of one."""
+    """One training step: forward, loss, backward, AdamW. Steps are small, since rounding makes the networks diverge."""
 
     def data():
         rng = np.random.default_rng(0)

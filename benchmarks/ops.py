@@ -1,4 +1,4 @@
-"""The operations that are compared: how minnl and PyTorch compute each. Their sizes stand in cases.py."""
+"""The compared operations in minnl and in PyTorch. Their sizes are in cases.py."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def ours(tensor, order):
 
 
 def conv(x, weight, stride=1, first=False):
-    """A convolution without bias, as batch norm follows; the first layer's input wants no gradient."""
+    """A convolution without bias, as before a batch norm. The input of a stem requires no gradient."""
     padding = tuple(n // 2 for n in weight[:3])
     return Operation(
         (x, weight),
@@ -166,7 +166,7 @@ def mean(x):
 
 
 def non_local(n, queries, keys, channels):
-    """Positions as lists on both sides: neither has to reorder anything. `queries` and `keys` are (T, H, W)."""
+    """Positions as one axis in both libraries, so neither has to reorder. `queries` and `keys` are (T, H, W)."""
     scale = channels**-0.5
 
     def naive(theta, phi, g):

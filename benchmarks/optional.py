@@ -1,4 +1,4 @@
-"""PyTorch, or None where it is not installed: minnl's times are then shown alone."""
+"""PyTorch, or None if it is not installed; then the output has only minnl's times."""
 
 try:
     import torch
@@ -7,7 +7,7 @@ except ImportError:
 
 
 def memory_formats():
-    """PyTorch's two ways to lay out (N, C, T, H, W); which is quicker depends on the operation."""
+    """PyTorch's two memory formats of (N, C, T, H, W); which one is faster depends on the operation."""
     if torch is None:
         return {}
     return {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}

@@ -1,4 +1,4 @@
-"""Where the contenders compute: the CPU, or a GPU, which nobody may time with the host's clock alone."""
+"""The devices of the benchmark: the CPU, or a GPU, which the host's clock alone cannot time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from minnl import backend
 
 
 class Cpu:
-    """The processor. What each place tells is the same here and in :class:`Gpu`."""
+    """The CPU. :class:`Gpu` has the same attributes."""
 
     device = backend.CPU
     name = "cpu"
     torch = optional.torch  # PyTorch, or None if it cannot compute here
     torch_device = "cpu"
-    pause = 0.02  # seconds: the threads of BLAS and OpenMP spin for a while after their work, on cores that others need
-    warm_up = 1  # calls before anything is timed
+    pause = 0.02  # seconds between contenders, since threads of BLAS and OpenMP spin for a while after their work
+    warm_up = 1  # number of calls before the first timed call
     tf32 = False
-    slack = 1  # how much further apart two results may lie than on the CPU
+    slack = 1  # a factor on the allowed difference of two results
 
     def timed(self, call, times):
         """Mean seconds of one of several calls in a row."""
@@ -30,35 +30,35 @@ class Cpu:
         return (time.perf_counter() - start) / times
 
     def setting(self):
-        """What the figures are of, as far as the place decides it."""
+        """The part of the setting that depends on the device."""
         return {"device": self.name}
 
     def make_room(self):
-        """Give back the memory that nobody uses."""
+        """Free unused memory."""
         gc.collect()
 
 
 class Gpu(Cpu):
-    """A GPU of NVIDIA's; PyTorch is there if it was built with CUDA.
+    """An NVIDIA GPU; PyTorch takes part if it was built with CUDA.
 
-    Time is taken by events: the GPU notes when it comes to them among the work that it was given. Where a call launches
-    so little that the GPU has to wait for the host, the waiting counts, for both contenders.
+    Times are measured between CUDA events on the stream. If a call launches so little work that the GPU waits for the
+    host, the time includes that wait, for both contenders.
     """
 
     pause = 0
-    warm_up = 10  # its clock rises with the work; kernels are compiled and chosen at first use
+    warm_up = 10  # kernels are compiled and chosen at first use, and the clock of a GPU rises under load
 
     def __init__(self, name, tf32=False):
         os.environ["CUPY_TF32"] = "1" if tf32 else "0"  # CuPy reads it once, at its first product
         self.device, self.name, self.tf32 = backend.device(name), name, tf32
-        self.slack = 100 if tf32 else 1  # of the fraction's 23 bits 10 are left
+        self.slack = 100 if tf32 else 1  # TF32 keeps 10 of the 23 bits of the fraction
         self.torch_device = f"cuda:{self.device.index}"
         self.cuda = backend.load_cupy().cuda
         self.torch = optional.torch if optional.torch is not None and optional.torch.cuda.is_available() else None
         if self.torch is not None:
             backends = self.torch.backends
             backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = tf32
-            backends.cudnn.benchmark = True  # it tries its ways, and keeps to the quickest
+            backends.cudnn.benchmark = True  # cuDNN tries its algorithms and then uses the fastest
 
     def timed(self, call, times):
         """Mean seconds of one of several calls in a row, between two events of the stream that both compute on."""

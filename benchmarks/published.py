@@ -19,7 +19,7 @@ def block(channels):
 
 
 def awake(module):
-    """As training makes it: fresh blocks have gamma = 0 and multiply all that they computed by zero."""
+    """A block as after training: a new block has gamma = 0 and multiplies its result by zero."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm3d):
             part.weight.data[...] = 1

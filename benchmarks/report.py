@@ -1,4 +1,4 @@
-"""What is shown: tables in Markdown, a JSON file, a picture."""
+"""The output: tables in Markdown, a JSON file, a picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INFERENCE = "inference"
 
 
 def setting(place, threads, repeats):
-    """What the figures are of; without it they say nothing."""
+    """The setting of the measurements: device, threads, and versions of all libraries."""
     libraries = [lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
     return {
         **place.setting(),
@@ -72,7 +72,7 @@ def heading(about):
 
 
 def group(name, about):
-    """What stands above the rows of a group."""
+    """The heading of a group."""
     columns = ALONE if about["torch"] is None else COLUMNS
     return f"\n### {name}\n\n{row(columns)}\n{row('-' * COLUMNS[column] for column in columns)}"
 
@@ -98,7 +98,7 @@ def line(result):
 
 
 def summary(results, about):
-    """Geometric means of the groups, with their slowest cases, beside what minnl aims at."""
+    """The geometric means of the groups, with their slowest cases and minnl's goals."""
     if about["torch"] is None:
         return ""
     lines = [
@@ -132,7 +132,7 @@ def smallest(results):
 
 
 def aims(about):
-    """On a GPU there are none: nobody has timed minnl there."""
+    """The goals are for the CPU only, since minnl has not been timed on a GPU."""
     return AIMS if about["device"] == "cpu" else {}
 
 
@@ -188,7 +188,7 @@ def cases_of(members):
 
 
 def draw_ratios(axes, groups, aims):
-    """Bars from 1, to the right where minnl is quicker; a dashed line where a group aims at."""
+    """Bars from 1, to the right where minnl is faster; a dashed line at the goal of a group."""
     place, names = 0, {}
     for name, members in groups:
         write_group(axes, place, name)

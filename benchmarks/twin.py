@@ -157,6 +157,6 @@ TWINS = {
     nn.NonLocalBlock: NonLocal,
     blocks.ConvNorm: conv_norm,
     blocks.Residual: Residual,
-    small.Small: chain,  # their parts run in the order in which they hold them
+    small.Small: chain,  # these modules call their children in the order of assignment
     video_resnet.VideoResNet: chain,
 }

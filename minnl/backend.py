@@ -1,8 +1,7 @@
-"""Devices: NumPy on the CPU, CuPy on a GPU, and nothing else in minnl that knows which.
+"""Devices: NumPy on the CPU and CuPy on a GPU.
 
-This is the only file that imports cupy, and it does so when a GPU is first asked for, not before: ``import minnl``
-stays quick, and a machine without CuPy never notices. Everything above works on plain arrays and finds the module
-that made them (``numpy`` or ``cupy``) with :func:`namespace`.
+Only this file imports cupy, and only at the first use of a GPU, so ``import minnl`` is quick and works without CuPy.
+All other code works on plain arrays and gets their module (``numpy`` or ``cupy``) from :func:`namespace`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import numpy as np
 from minnl import checks
 
 WHEELS = ("cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-7-0", "cupy")
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]  # CuPy's arrays, which checkers do not see, are like it
-OLDEST = 14  # CuPy 13 cannot pass a struct to a kernel
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]  # also stands for CuPy's arrays, which type checkers do not know
+OLDEST = 14  # the oldest supported version of CuPy, since CuPy 13 cannot pass a struct to a kernel
 INSTALL = 'pip install "cupy-cuda12x[ctk]>=14" (CUDA 12 driver) or pip install "cupy-cuda13x[ctk]>=14" (CUDA 13 driver)'
 
 
@@ -133,8 +132,8 @@ def device_of(array):
 def namespace(op, *arrays):
     """The module (numpy or cupy) that all arrays belong to.
 
-    Raises TypeError naming the op and every shape if they live on different devices: CuPy's own
-    ``get_array_module`` would answer "cupy" to such a mixture and fail later, or not at all.
+    Raises TypeError, with the op and every shape, if the arrays are on different devices. CuPy's ``get_array_module``
+    would return cupy for such a mixture, and the error would come later or not at all.
     """
     devices = {device_of(a) for a in arrays}
     if len(devices) > 1:
@@ -161,10 +160,10 @@ def to_host(array):
 
 
 def on(where: Any) -> AbstractContextManager[Any]:
-    """Context in which arrays are made, and work on them is done, on a device or on that of an array.
+    """Context whose current device is `where`, a device, or the device of the array `where`.
 
-    CuPy makes and computes everything on the current device, the first one unless told otherwise, also of arrays that
-    another one holds. Does nothing for the CPU.
+    CuPy allocates and computes on the current device (by default the first), even for arrays on another device. For the
+    CPU the context does nothing.
     """
     target = where if isinstance(where, Device) else device_of(where)
     return contextlib.nullcontext() if target.kind == "cpu" else load_cupy().cuda.Device(target.index)
@@ -177,13 +176,13 @@ def copied(array):
 
 
 def assign(array, value):
-    """``array[...] = value`` on the array's device, wherever the value is: a number, or another array."""
+    """``array[...] = value`` on the array's device, for a number or for an array on any device."""
     with on(array):
         array[...] = to_device(value, device_of(array)) if is_array(value) else value
 
 
 def memory_of(target):
-    """Bytes of memory that a device has, free or not; None where the system does not tell (Windows, of its own)."""
+    """The total memory of a device in bytes; None if the system does not tell (the host memory on Windows)."""
     if target.kind == "cpu":
         if not hasattr(os, "sysconf"):
             return None
@@ -193,7 +192,7 @@ def memory_of(target):
 
 
 def usable_cores():
-    """How many cores this process may use (its affinity, not the machine's count)."""
+    """The number of cores that this process may use (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -201,17 +200,17 @@ _threads = usable_cores()
 
 
 def threads():
-    """How many threads the CPU kernels use."""
+    """The number of threads that the CPU kernels use."""
     return _threads
 
 
 def set_threads(n: int) -> None:
-    """Use n threads, in minnl's CPU kernels and in NumPy's BLAS (default: every core that the process may use).
+    """Use n threads in minnl's CPU kernels and in NumPy's BLAS. By default it is the number of usable cores.
 
-    Results have the same bits whatever the number, where a fast kernel computes them.
+    The results of fast kernels have the same bits for every number of threads.
     """
     global _threads
-    import threadpoolctl  # here, for it takes a while to load
+    import threadpoolctl  # imported here because it takes a while to load
 
     _threads = n = checks.count("set_threads", "n", n)
     threadpoolctl.threadpool_limits(limits=n, user_api="blas")

@@ -1,7 +1,7 @@
-"""Checks of plain arguments; every message names the function, the argument, what came and what would do.
+"""Checks of plain arguments. Every message names the function, the argument, its value and the allowed values.
 
-What came may be the user's, or a file's, and a file may hold anything: :func:`quoted` and :func:`clean` keep a message
-short and harmless.
+The value may come from a file, which may hold anything, so :func:`quoted` and :func:`clean` make it short and
+printable.
 """
 
 import math
@@ -9,11 +9,11 @@ import numbers
 import operator
 import reprlib
 
-LONGEST = 120  # letters of a text in a message
+LONGEST = 120  # the largest number of characters of a value in a message
 
 
 class _Short(reprlib.Repr):
-    """repr that looks at a few entries and a few levels, however many there are."""
+    """A repr of a few entries and a few levels of a value of any size."""
 
     def __init__(self):
         super().__init__()
@@ -31,35 +31,35 @@ class _Short(reprlib.Repr):
 
 
 class _First(dict):
-    """The first entries of a dict: reprlib sorts all of them."""
+    """The first entries of a dict, since reprlib would sort all entries."""
 
     def __init__(self, found, count):
         super().__init__((key, found[key]) for key, _ in zip(found, range(count), strict=False))
 
 
 def quoted(value):
-    """A value for a message, as Python writes it: short, on one line, without what a terminal would obey.
+    """The repr of a value for a message: short, on one line, without control characters.
 
-    Takes no time to speak of for values that are deep, long or refer to themselves.
+    It is fast even for values that are deep, long or recursive.
     """
     return clean(_SHORT.repr(value), 10 * LONGEST)
 
 
 def clean(text, most=LONGEST):
-    """A text for a message without quotes: a name from a file, or another library's complaint about one."""
+    """A text for a message without quotes, such as a name from a file or another library's error message."""
     cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
     return cut if len(text) <= most else f"{cut}… ({len(text):,} letters)"
 
 
 def listed(names, most=20):
-    """Names for a message: the first of them, cleaned, with commas between."""
+    """Names for a message: the first `most` names, cleaned and separated by commas."""
     names = list(names)
     more = f", … ({len(names):,} in all)" if len(names) > most else ""
     return ", ".join(clean(str(name)) for name in names[:most]) + more
 
 
 def printable(message):
-    """A message of any length and origin as a terminal may have it: only the ends of lines move a cursor."""
+    """A message of any length and origin for a terminal, without control characters other than line ends."""
     cut = message[: 100 * LONGEST]
     made = "\n".join(clean(line, len(line)) for line in cut.replace("\t", "    ").split("\n"))
     return made if len(cut) == len(message) else f"{made}… ({len(message):,} letters)"
@@ -69,7 +69,7 @@ _SHORT = _Short()
 
 
 def count(where, name, value, least=1):
-    """`value` as an int of at least `least`."""
+    """`value` as an int; an error if it is not an integer of at least `least`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -82,7 +82,7 @@ def count(where, name, value, least=1):
 
 
 def pair(where, name, value, least=1):
-    """An int, or two, as a tuple of two ints."""
+    """One int or two as a tuple of two ints."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2:
         raise ValueError(f"{where}: {name} must be one int or two, got {quoted(value)}")
@@ -90,14 +90,14 @@ def pair(where, name, value, least=1):
 
 
 def choice(where, name, value, allowed):
-    """`value`, if it is one of those allowed."""
+    """`value`; an error if it is not in `allowed`."""
     if value not in allowed:
         raise ValueError(f"{where}: {name} must be one of {', '.join(map(repr, allowed))}, got {quoted(value)}")
     return value
 
 
 def number(where, name, value, low=None, high=None):
-    """A Python float within [low, high]; with a bound, finite."""
+    """`value` as a Python float; an error outside of [low, high]. With a bound, `value` must be finite."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
     if not (low is None or value >= low) or not (high is None or value <= high):
@@ -113,7 +113,7 @@ def number(where, name, value, low=None, high=None):
 
 
 def positive(where, name, value):
-    """A finite Python float above 0."""
+    """`value` as a Python float; an error unless it is finite and above 0."""
     value = number(where, name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{where}: {name} must be {'finite' if value > 0 else 'above 0'}, got {value}")

@@ -108,7 +108,7 @@ def check_gradients(op, grads):
     """The gradients of backward as a list; an error unless each fits its input in shape, dtype and array type."""
     if not isinstance(grads, (tuple, list)):
         raise TypeError(
-            f"{op.name}: backward returned {type(grads).__name__}, expected a tuple with a gradient or None for each "
+            f"{op.name}: backward returned {type(grads).__name__}, a tuple expected with a gradient or None for each "
             f"of {len(op.expected)} inputs; for a single input write return (gx,)"
         )
     if len(grads) != len(op.expected):

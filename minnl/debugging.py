@@ -1,7 +1,7 @@
-"""The debug mode: where did the first NaN appear, and who edited an array that backward needed?
+"""The debug mode: it finds the first NaN or infinity, and edits of arrays that are saved for backward.
 
-``with minnl.debug():`` costs a pass over every array; outside of it the engine asks one boolean. The mode, and the
-stack of modules that are being called (nn.Module keeps it), belong to the thread that switched it on.
+``with minnl.debug():`` costs a pass over every array. Without it the engine checks a single boolean per op. The mode,
+and the stack of modules that are being called (nn.Module keeps it), belong to one thread.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def active():
 
 
 def tracking():
-    """Whether modules should note their names as they are called: in debug mode, and while planning."""
+    """Whether modules record their names when they are called: in debug mode, and for the cost summary."""
     return _state.active or _state.tracking
 
 
 @contextlib.contextmanager
 def debug() -> Iterator[None]:
-    """Context in which every op is watched.
+    """Context in which every op is checked.
 
-    Raises, at the op where it happens and naming the op, its shapes and the path of the module that called it:
+    The errors name the op, its shapes and the path of the module that called it:
 
     FloatingPointError
-        The first NaN or infinity, forward or backward.
+        At the first NaN or infinity, in forward or backward.
     RuntimeError
-        An array kept for backward was edited between forward and backward.
+        If an array that is saved for backward was edited between forward and backward.
     """
     before, _state.active = _state.active, True
     try:
@@ -56,7 +56,7 @@ def debug() -> Iterator[None]:
 
 @contextlib.contextmanager
 def module_paths():
-    """Context in which modules note their names although nothing is watched (the cost summary before a run)."""
+    """Context in which modules record their names without the checks of the debug mode, for the cost summary."""
     before, _state.tracking = _state.tracking, True
     try:
         yield
@@ -66,7 +66,7 @@ def module_paths():
 
 @contextlib.contextmanager
 def inside(module):
-    """While a module runs, its name within its caller is part of :func:`path`."""
+    """Context of a module's call, in which its name within its caller is part of :func:`path`."""
     caller = _state.modules[-1][1] if _state.modules else None
     children = getattr(caller, "_modules", {})
     name = next((n for n, child in children.items() if child is module), type(module).__name__)
@@ -79,7 +79,7 @@ def inside(module):
 
 @contextlib.contextmanager
 def at(modules):
-    """Context in which we are where :func:`modules` was asked."""
+    """Context with the stack of an earlier :func:`modules`."""
     before, _state.modules = _state.modules, list(modules)
     try:
         yield
@@ -88,12 +88,12 @@ def at(modules):
 
 
 def modules():
-    """The (name, module) pairs that :func:`path` is made of, outermost first."""
+    """The stack of (name, module) pairs, outermost first, that :func:`path` is made of."""
     return tuple(_state.modules)
 
 
 def path():
-    """Where we are in the network, such as "Small.res2.0.conv1"; empty outside of modules."""
+    """The path of the module that is being called, such as "Small.res2.0.conv1"; empty outside of modules."""
     return ".".join(name for name, _ in _state.modules)
 
 
@@ -121,7 +121,7 @@ def after_forward(op, arrays, y):
     op.where = path()
     for i, x in enumerate(arrays):
         if not _finite(x):
-            _blame(op, "forward", f"input {i} of shape {x.shape} came in with NaN or infinity")
+            _blame(op, "forward", f"input {i} of shape {x.shape} has NaN or infinity already")
     if not _finite(y):
         _blame(
             op, "forward", f"the output of shape {y.shape} is the first with NaN or infinity; inputs {_shapes(arrays)}"
@@ -134,7 +134,7 @@ def before_backward(op):
         if fingerprint != _fingerprint(getattr(op, key, None)):
             place = f" in {op.where}" if op.where else ""
             raise RuntimeError(
-                f"{op.name}{place}: the array kept as `{key}` was edited between forward and backward; "
+                f"{op.name}{place}: the array saved as `{key}` was edited between forward and backward; "
                 "edit a copy, or edit after backward"
             )
 
@@ -143,7 +143,7 @@ def after_backward(op, gy, grads):
     if not hasattr(op, "where"):  # forward ran outside of debug mode
         op.where = ""
     if not _finite(gy):
-        _blame(op, "backward", f"the gradient of shape {gy.shape} came in with NaN or infinity")
+        _blame(op, "backward", f"the incoming gradient of shape {gy.shape} has NaN or infinity already")
     for i, gx in enumerate(grads):
         if gx is not None and not _finite(gx):
             _blame(op, "backward", f"the gradient of input {i}, shape {gx.shape}, is the first with NaN or infinity")

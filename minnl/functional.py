@@ -1,8 +1,8 @@
-"""The public functions, in one place: ``from minnl import functional as F``.
+"""The public functions: ``from minnl import functional as F``.
 
-Those with arguments worth checking live beside their op in minnl/ops/ and are only listed here; the plain ones are
-written here. `axis` and `keepdims` are NumPy's, everything else is PyTorch's. Those of one tensor are its methods, too:
-minnl/methods.py.
+Functions with many arguments are defined next to their op in minnl/ops/ and imported here; the others are defined here.
+`axis` and `keepdims` have NumPy's names, all else has PyTorch's. Functions of one tensor are also its methods
+(minnl/methods.py).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def sum(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bo
 def mean(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Mean over axes (all if None)."""
     x = tensor("mean", "x", x)
-    return reduce.Mean(_some("mean", x, axis), _flag("mean", keepdims))(x)
+    return reduce.Mean(_nonempty_axes("mean", x, axis), _flag("mean", keepdims))(x)
 
 
 def var(
@@ -198,7 +198,7 @@ def var(
 ) -> Tensor:
     """Variance over axes, divided by n - correction (1: unbiased, as in PyTorch; 0: NumPy's default)."""
     x = tensor("var", "x", x)
-    axes = _some("var", x, axis)
+    axes = _nonempty_axes("var", x, axis)
     count = math.prod(x.shape[a] for a in axes)
     if count <= correction:
         raise ValueError(f"var: {count} values leave nothing to divide by with correction={correction}")
@@ -208,13 +208,13 @@ def var(
 def max(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Largest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("max", "x", x)
-    return reduce.Max(_some("max", x, axis), _flag("max", keepdims))(x)
+    return reduce.Max(_nonempty_axes("max", x, axis), _flag("max", keepdims))(x)
 
 
 def min(x: Tensor | Array, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
     """Smallest element over axes; the gradient goes to the first one in row-major order."""
     x = tensor("min", "x", x)
-    return reduce.Min(_some("min", x, axis), _flag("min", keepdims))(x)
+    return reduce.Min(_nonempty_axes("min", x, axis), _flag("min", keepdims))(x)
 
 
 def reshape(x: Tensor | Array, shape: int | Sequence[int]) -> Tensor:
@@ -268,7 +268,7 @@ def stack(xs: Sequence[Tensor | Array], axis: int = 0) -> Tensor:
 
 
 def split(x: Tensor | Array, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """A list of slices along an axis: `parts` is a number of equal ones, or a list of sizes."""
+    """A list of slices along an axis: `parts` is the number of equal slices, or a list of sizes."""
     x = tensor("split", "x", x)
     axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
@@ -300,25 +300,26 @@ def flip(x: Tensor | Array, axis: int | Sequence[int] | None = None) -> Tensor:
 
 
 def index(x: Tensor | Array, key: Any) -> Tensor:
-    """x[key], for ints, slices, None, ..., integer arrays, which may pick an element many times, and boolean ones.
+    """x[key], for ints, slices, None, ..., integer arrays and boolean arrays.
 
-    A boolean array picks where it is true: the elements along one axis, or along as many as it has. Its result's size
-    depends on the numbers in it, which a GPU is waited for; ``where`` keeps the shape.
+    An integer array may select an element several times. A boolean array selects the elements where it is true, over as
+    many axes as it has. The size of the result depends on its values, so the host has to wait for a GPU; ``where``
+    keeps the shape.
 
     Raises
     ------
     IndexError, ValueError
-        Too many indices; an integer out of range (checked on the host: a GPU would wrap silently); a mask that does not
-        have the size of its axes.
+        If there are too many indices, an integer is out of range (checked on the host, since a GPU would wrap around
+        silently), or a mask does not have the size of its axes.
     TypeError
-        Anything else.
+        If the key is anything else.
     """
     x = tensor("index", "x", x)
     return shape.Index(*index_keys(x, key))(x)
 
 
 def index_keys(x, key):
-    """The keys that an array takes, on the device of x, and whether they may name an element twice."""
+    """The index for the array of x, on its device, and whether the index may select an element twice."""
     keys = key if isinstance(key, tuple) else (key,)
     keys = tuple(np.asarray(k) if isinstance(k, list) else k for k in keys)
     gathers = False
@@ -353,7 +354,7 @@ def to(x: Tensor | Array, device: str | Device | None = None, dtype: DTypeLike |
     return x if (target, dtype) == (x.device, x.dtype) else convert.To(target, dtype)(x)
 
 
-def _some(op, x, axis):
+def _nonempty_axes(op, x, axis):
     axes = axis_tuple(op, axis, x.ndim)
     if math.prod(x.shape[a] for a in axes) == 0:
         raise ValueError(f"{op}: no elements along axis {axis} of shape {x.shape}")

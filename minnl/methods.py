@@ -1,8 +1,8 @@
-"""What a Tensor does beside holding an array: operators, methods, and how it meets the habits of Python and NumPy.
+"""The operators and methods of a Tensor, and its use with Python's built-ins and NumPy.
 
-A method is a function of minnl.functional, by the same name (`t.sum(axis)` is `F.sum(t, axis)`), or one of the few
-below that F has no word for. What NumPy or PyTorch call otherwise gets no second name here: an error says which one to
-write. docs/engine.md tells the rules.
+A method is a function of minnl.functional with the same name (`t.sum(axis)` is `F.sum(t, axis)`), or one of the few
+methods below without a counterpart there. Other names of NumPy and PyTorch are errors that say what to write instead.
+docs/engine.md has the rules.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from minnl.backend import Array
 from minnl.engine import Tensor, state
 from minnl.ops.arguments import Operand, axis_tuple, broadcast_shape, one_axis, tensors
 
-SHAPES = (np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, np.empty_like, np.full_like)  # look at no number
+# NumPy functions that read only the shape of a tensor, so that they lose no gradient.
+SHAPES = (np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, np.empty_like, np.full_like)
 
 
-# Comparisons: arrays of bool, element by element. As keys of a dict tensors stay themselves.
+# Comparisons return arrays of bool, element by element. As a key of a dict, a tensor equals only itself.
 
 
 def _comparison(name: str, symbol: str) -> Callable[[Tensor, Any], Array]:
@@ -30,12 +31,12 @@ def _comparison(name: str, symbol: str) -> Callable[[Tensor, Any], Array]:
 
     def compared(x, other):
         if isinstance(other, (list, tuple)):
-            raise TypeError(f"{symbol}: a Tensor, an array or a number expected beside the tensor, got {other!r:.60}")
+            raise TypeError(f"{symbol}: the other operand must be a Tensor, an array or a number, got {other!r:.60}")
         if isinstance(other, Tensor):
             other = other.data
         array = backend.is_array(other)
         if not array and not isinstance(other, (bool, int, float, np.generic)):
-            return NotImplemented  # None, a text: not equal, and no order
+            return NotImplemented  # None and str are not equal to a tensor and have no order
         xp = backend.namespace(symbol, x.data, *((other,) if array else ()))
         broadcast_shape(symbol, x.shape, np.shape(other) if not array else other.shape)
         with backend.on(x.device):
@@ -44,12 +45,12 @@ def _comparison(name: str, symbol: str) -> Callable[[Tensor, Any], Array]:
     return compared
 
 
-# Arithmetic: a new tensor. In place (t += u, t[...] = u) where no graph is recorded: an edit of the array. Where one is
-# recorded, t += u gives the name t to the new tensor t + u, so that losses can be summed up.
+# Arithmetic returns a new tensor. While no graph is recorded, t += u and t[...] = u edit the array. While a graph is
+# recorded, t += u binds the name t to the new tensor t + u, so that a loop can sum losses.
 
 
 def _editable(x, symbol):
-    """The array of x, if nothing that a backward needs can change with it."""
+    """The array of x for an edit in place; an error if backward may need its present values."""
     if state.recording:
         raise RuntimeError(
             f"{symbol}: no graph can follow an edit in place; write t = t + u (or F.where) for a new tensor, or "
@@ -57,10 +58,10 @@ def _editable(x, symbol):
         )
     if x.op is not None:
         raise RuntimeError(
-            f"{symbol}: the tensor was computed by {x.op.name}, and backward may need its numbers as they are; write "
-            "t = t + u, or edit a copy: Tensor(t.data.copy())"
+            f"{symbol}: {x.op.name} computed the tensor, and backward may need its present values; write t = t + u, or "
+            "edit a copy: Tensor(t.data.copy())"
         )
-    if not getattr(x.data.flags, "writeable", True):  # CuPy's arrays always are
+    if not getattr(x.data.flags, "writeable", True):  # CuPy's arrays have no such flag and are writeable
         raise ValueError(f"{symbol}: the tensor's array is read-only; edit a copy: Tensor(t.data.copy())")
     return x.data
 
@@ -89,15 +90,15 @@ def _reflected(function: Callable[[Operand, Operand], Tensor]) -> Callable[[Tens
 
 
 def _plain(function):
-    """A function of F without its hints about named arguments, which an operator does not have."""
+    """A function of F without the check of argument names, since operators have no named arguments."""
     return getattr(function, "__wrapped__", function)
 
 
-# Shapes, and answers without a gradient.
+# Shapes, and methods without a gradient.
 
 
-def _one_or_several(values):
-    """x.reshape(2, 3) beside x.reshape((2, 3))."""
+def _as_sequence(values):
+    """The arguments of x.reshape(2, 3) and of x.reshape((2, 3)) as the same sequence."""
     return values[0] if len(values) == 1 and isinstance(values[0], (tuple, list)) else values
 
 
@@ -110,7 +111,7 @@ def _place(name, x, axis):
 
 
 class Methods:
-    """The operators and methods of a Tensor. For a checker of types this is its base class."""
+    """The operators and methods of a Tensor. Type checkers read this class as the base class of Tensor."""
 
     abs, exp, log, sqrt, relu, sigmoid, tanh = F.abs, F.exp, F.log, F.sqrt, F.relu, F.sigmoid, F.tanh
     sum, mean, var, max, min = F.sum, F.mean, F.var, F.max, F.min
@@ -136,22 +137,22 @@ class Methods:
         return F.transpose(self)
 
     def reshape(self: Tensor, *shape: int | Sequence[int]) -> Tensor:
-        return F.reshape(self, _one_or_several(shape))
+        return F.reshape(self, _as_sequence(shape))
 
     def transpose(self: Tensor, *axes: int | Sequence[int]) -> Tensor:
         if axes == (0, 1) and self.ndim == 2:
             raise ValueError(
                 "transpose: (0, 1) leaves a matrix as it is (PyTorch swaps them); write x.T to swap the axes"
             )
-        return F.transpose(self, _one_or_several(axes) if axes else None)
+        return F.transpose(self, _as_sequence(axes) if axes else None)
 
     def flatten(self: Tensor, start: int = 0) -> Tensor:
-        """All axes from `start` on as one."""
+        """The tensor with all axes from `start` on merged into one."""
         start = one_axis("flatten", start, max(self.ndim, 1))
         return F.reshape(self, (*self.shape[:start], int(np.prod(self.shape[start:]))))
 
     def squeeze(self: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
-        """Without its axes of size 1 (all, or those of `axis`, which must be of size 1)."""
+        """The tensor without axes of size 1: all of them, or those of `axis`, which must have size 1."""
         axes = axis_tuple("squeeze", axis, self.ndim)
         wide = [a for a in axes if self.shape[a] != 1]
         if axis is not None and wide:
@@ -161,16 +162,16 @@ class Methods:
     def std(
         self: Tensor, axis: int | Sequence[int] | None = None, correction: int = 1, keepdims: bool = False
     ) -> Tensor:
-        """Square root of the variance; with gradient 0 where nothing varies."""
+        """Square root of the variance; the gradient is 0 where the variance is 0."""
         v = F.var(self, axis, correction, keepdims)
         return F.where(v == 0, v, F.sqrt(F.where(v == 0, 1.0, v)))
 
     def argmax(self: Tensor, axis: int | None = None) -> Array:
-        """Where the largest element is, the first in row-major order, as an array of integers; of all axes if None."""
+        """The index of the first largest element along an axis (over all axes if None), as an array of integers."""
         return _place("argmax", self, axis)
 
     def argmin(self: Tensor, axis: int | None = None) -> Array:
-        """Where the smallest element is, as :func:`argmax`."""
+        """The index of the first smallest element, as in :func:`argmax`."""
         return _place("argmin", self, axis)
 
     def tolist(self: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules, and clipping. docs/training.md tells which recipe uses what."""
+"""Optimisers, learning-rate schedules, and gradient clipping. docs/training.md has the recipes that use them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minnl.params import groups, overlap, tensors
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[dict[str, Any]]
 Schedule: TypeAlias = Callable[[int], float]
 
-ELSEWHERE = {  # names that PyTorch's optimisers have, and what to write here
+ELSEWHERE = {  # an attribute of PyTorch's optimisers -> what to write here
     "param_groups": "set .lr, which groups with an lr of their own follow in proportion; .groups lists what was given",
     "add_param_group": "make a new optimiser with all groups",
     "state": ".kept holds the arrays of each parameter, .counts its steps",
@@ -27,28 +27,29 @@ ELSEWHERE = {  # names that PyTorch's optimisers have, and what to write here
 
 
 class Update(NamedTuple):
-    """What a step does to one parameter: the arrays, of one shape, dtype and device, and the numbers."""
+    """The update of one parameter in a step: arrays of one shape, dtype and device, and the options."""
 
     w: Any  # the parameter's array, edited in place
     gw: Any  # its gradient
-    kept: list  # the optimiser's arrays of the parameter, in the order of `slots`, edited in place
-    options: dict  # as `Optimizer.update` takes them; "step" counts the steps of this parameter
+    kept: list  # the optimiser's arrays for the parameter, in the order of `slots`, edited in place
+    options: dict  # the keyword arguments of `Optimizer.update`; "step" counts the steps of this parameter
 
 
 class Optimizer:
-    """Holds parameters in order, and for each a count of its steps and one set of arrays.
+    """The base class of optimisers: parameters in order, each with its own step count and set of arrays.
 
     Parameters
     ----------
     params : Tensors, or groups {"params": Tensors, "lr": ..., "weight_decay": ..., ...}
-        Leaves that require a gradient, or Parameters, each once; a list, or whatever gives them in order. A group has
-        options of its own, any that the optimiser has; where it says nothing, the optimiser's hold. A weight decay that
-        is not a group's own leaves batch norm alone (each Parameter whose `decay` is False), as the paper's code does.
+        Leaves that require a gradient, or Parameters, each once, in a list or another ordered iterable. A group may
+        have any option of the optimiser; it takes the options that it lacks from the optimiser. The optimiser's weight
+        decay does not apply to Parameters whose `decay` is False (those of batch norm), as in the paper's code; the
+        weight decay of a group does.
     lr : float
-        Learning rate. A schedule sets `self.lr` anew each step; the rate of a group with an lr of its own is then
-        multiplied by what `self.lr` was multiplied by since the optimiser was made.
+        Learning rate. A schedule sets `self.lr` before each step. A group with its own lr keeps its ratio to the
+        initial `self.lr`.
 
-    Every option is an attribute, read and checked at each step.
+    Every option is an attribute, which each step reads and checks.
     """
 
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
@@ -58,7 +59,7 @@ class Optimizer:
     weight_decay: float
     steps: int
     kept: dict[str, list[Any]]
-    update: Callable[..., None]  # of a parameter and its arrays, in place: what a subclass writes
+    update: Callable[..., None]  # a subclass writes it: it updates a parameter and its arrays in place
 
     def __init__(self, params: Params, **options: Any):
         name, self.options = type(self).__name__, tuple(options)
@@ -68,18 +69,18 @@ class Optimizer:
         self.counts = [0] * len(self.params)
         self.settings()
 
-    if not TYPE_CHECKING:  # a checker would take any name to be there
+    if not TYPE_CHECKING:  # with this method a type checker would accept any name
 
         def __getattr__(self, name):
             instead = f"; {ELSEWHERE[name]}" if name in ELSEWHERE else ""
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
 
     def check(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options as a step takes them; an error names the one that is wrong."""
+        """The options with checked values; an error names the option that is wrong."""
         return options | {key: number(type(self).__name__, key, options[key], 0) for key in ("lr", "weight_decay")}
 
     def settings(self) -> list[dict[str, Any]]:
-        """The options that the next step takes for each parameter, as a list of dicts."""
+        """The options of each parameter in the next step, as a list of dicts."""
         name, common, found = type(self).__name__, {key: getattr(self, key) for key in self.options}, []
         lr, initial = self.check(common)["lr"], self.initial_lr
         for group in self.groups:
@@ -104,8 +105,8 @@ class Optimizer:
     def step(self) -> None:
         """Update, in place, every parameter that requires a gradient and has one.
 
-        Raises ValueError or TypeError, before anything has changed, for options that are none, and for parameters that
-        are read-only or share memory.
+        Raises ValueError or TypeError if an option is wrong, or if parameters are read-only or share memory. Then
+        nothing has changed.
         """
         settings = self.settings()
         chosen = [i for i, p in enumerate(self.params) if p.grad is not None and p.requires_grad]
@@ -127,10 +128,10 @@ class Optimizer:
                 self.update(w, gw, *kept, **options)
 
     def check_parameters(self, chosen: list[int]) -> None:
-        """Refuse parameters, given by their places, that cannot be updated in place, each by itself."""
+        """Refuse parameters, given by their indices, that cannot be updated in place independently of each other."""
         for i in chosen:
             p, where = self.params[i], f"{type(self).__name__}: parameter {i}"
-            if not getattr(p.data.flags, "writeable", True):  # CuPy's arrays always are
+            if not getattr(p.data.flags, "writeable", True):  # CuPy's arrays have no such flag and are writeable
                 raise ValueError(f"{where} of shape {p.shape} is read-only; give it a copy: p.data = p.data.copy()")
             for slot, row in self.kept.items():
                 if row[i] is not None and row[i].shape != p.shape:
@@ -144,7 +145,7 @@ class Optimizer:
             )
 
     def array(self, slot: str, i: int) -> Array:
-        """The kept array of parameter i: zeros when first asked for, and moved and converted along with it."""
+        """The optimiser's array for parameter i: zeros at first, and of the parameter's present device and dtype."""
         row, w = self.kept.setdefault(slot, [None] * len(self.params)), self.params[i].data
         home, kept = backend.device_of(w), row[i]
         if kept is None or (kept.dtype, backend.device_of(kept)) != (w.dtype, home):
@@ -154,15 +155,15 @@ class Optimizer:
         return row[i]
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays ("velocity.0" …) and numbers that make the next step what it would have been."""
+        """The state of the optimiser: arrays ("velocity.0" …) and numbers, all that the next step depends on."""
         arrays = {f"{s}.{i}": a for s, kept in self.kept.items() for i, a in enumerate(kept) if a is not None}
         numbers = {"steps": self.steps, "lr": float(self.lr), "initial_lr": self.initial_lr}
         return arrays | numbers | {"counts": list(self.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave; checked before anything is changed.
+        """Restore a :meth:`state_dict`. All checks come before the first change.
 
-        Older states have one count: it becomes that of every parameter for which there are arrays.
+        Older states have a single count, which becomes the count of every parameter that has arrays.
         """
         name, size = type(self).__name__, len(self.params)
         arrays = {k: v for k, v in state.items() if backend.is_array(v)}
@@ -202,7 +203,7 @@ class SGD(Optimizer):
     .. math:: d = \bar w + \lambda w, \qquad v \leftarrow \mu v + d, \qquad
         w \leftarrow w - \eta\,(v \text{ or, with Nesterov, } d + \mu v)
 
-    Equal to the paper's Caffe2 form, which keeps :math:`\eta v` and rescales it when :math:`\eta` changes.
+    It is equal to the paper's Caffe2 form, which keeps :math:`\eta v` and rescales it when :math:`\eta` changes.
     """
 
     momentum: float
@@ -215,7 +216,7 @@ class SGD(Optimizer):
 
     @property
     def slots(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The velocity, of all parameters if one has momentum."""
+        """The velocity, if any group has momentum."""
         return ("velocity",) if self.momentum or any(group.get("momentum") for group in self.groups) else ()
 
     def check(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -242,7 +243,7 @@ class AdamW(Optimizer):
     .. math:: m \leftarrow \beta_1 m + (1-\beta_1)\bar w, \quad v \leftarrow \beta_2 v + (1-\beta_2)\bar w^2, \quad
         w \leftarrow (1-\eta\lambda)\,w - \eta\,\frac{m / (1-\beta_1^t)}{\sqrt{v} / \sqrt{1-\beta_2^t} + \epsilon}
 
-    t counts the steps of the parameter itself: the means of one that gets its first gradient late start late.
+    t counts the steps of the parameter, so the moments of a parameter start with its first gradient.
     """
 
     slots = ("first", "second")
@@ -273,20 +274,20 @@ class AdamW(Optimizer):
         m *= b1
         m += (1 - b1) * gw
         v *= b2
-        v += (1 - b2) * gw * gw  # in this order: the square of a large gradient alone would be infinite
+        v += (1 - b2) * gw * gw  # in this order, because gw * gw of a large gradient would overflow
         w *= 1 - lr * weight_decay
         w -= lr / (1 - b1**step) * m / (xp.sqrt(v) / math.sqrt(1 - b2**step) + eps)
 
 
 def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> np.float64 | Array:
-    """Scale all gradients down together so that their joint Euclidean norm is at most `max_norm`.
+    """Scale all gradients by the same factor so that their joint Euclidean norm is at most `max_norm`.
 
-    `params` are Tensors as an optimiser takes them, or one. Returns the norm before, in float64: NumPy's scalar, or on
-    a GPU an array without axes that nobody has waited for (the host does not learn there whether the norm is too large,
-    so small gradients are multiplied by 1). Gradients are replaced, not edited; with a NaN or an infinity among them
-    all stay as they are.
+    `params` is a Tensor, or Tensors as for an optimiser. Returns the norm before scaling in float64: a NumPy scalar, or
+    on a GPU an array without axes. The host does not wait for a GPU to compute the norm, so gradients that are small
+    enough are multiplied by 1 there. Gradients are replaced, not edited. If one has NaN or infinity, all stay as they
+    are.
     """
-    if not (isinstance(max_norm, float) and max_norm == math.inf):  # that only measures
+    if not (isinstance(max_norm, float) and max_norm == math.inf):  # an infinite max_norm only measures the norm
         max_norm = number("clip_grad_norm", "max_norm", max_norm, 0)
     params = [p for p in tensors("clip_grad_norm", params) if p.grad is not None]
     if not params:
@@ -297,15 +298,15 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> np.flo
         norm = _norm(xp, grads)
         if xp is np and not max_norm < norm < math.inf:
             return norm
-        scale = xp.fmin(max_norm / norm, 1)  # of 1 and NaN (0 / 0, or from a gradient) the smaller is 1
+        scale = xp.fmin(max_norm / norm, 1)  # fmin of NaN (from 0 / 0, or from a gradient) and 1 is 1
         scale = xp.where(norm < math.inf, scale, 1)
         for p, g in zip(params, grads, strict=True):
-            p.grad = xp.asarray(g * scale.astype(g.dtype))  # of 0-d arrays NumPy makes scalars
+            p.grad = xp.asarray(g * scale.astype(g.dtype))  # NumPy turns products of 0-d arrays into scalars
     return norm
 
 
 def _norm(xp, grads):
-    """The joint norm in float64, whose squares may overflow: gradients in float64 are divided by the largest before."""
+    """The joint norm in float64. Gradients in float64 are divided by the largest first, as squares may overflow."""
     unit, largest = 1, [abs(g).max() for g in grads if g.dtype == np.float64 and g.size]
     if largest:
         unit = functools.reduce(xp.maximum, largest)
@@ -315,21 +316,21 @@ def _norm(xp, grads):
 
 
 def step_schedule(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> Schedule:
-    """step -> rate: times `gamma` at each milestone. The paper: lr 0.01, milestones 150k and 300k of 400k."""
+    """step -> rate, multiplied by `gamma` at each milestone. The paper: lr 0.01, milestones 150k and 300k of 400k."""
     lr, gamma = number("step_schedule", "lr", lr, 0), number("step_schedule", "gamma", gamma, 0)
     milestones = sorted(count("step_schedule", "milestones", m, 0) for m in milestones)
     return lambda step: lr * gamma ** sum(step >= m for m in milestones)
 
 
 def cosine_schedule(lr: float, total: int, final: float = 0.0) -> Schedule:
-    """step -> rate: half a cosine from lr at step 0 to `final` at step `total` and after."""
+    """step -> rate, half a cosine from lr at step 0 to `final` at step `total`, and `final` after it."""
     lr, final = number("cosine_schedule", "lr", lr, 0), number("cosine_schedule", "final", final, 0)
     total = count("cosine_schedule", "total", total)
     return lambda step: final + (lr - final) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
 
 
 def warm_up(schedule: Schedule, steps: int, start: float = 0.0) -> Schedule:
-    """A schedule whose first `steps` rise in a straight line from `start` times its own rate."""
+    """A schedule whose rate rises linearly, in its first `steps`, from `start` times its own rate."""
     if not callable(schedule):
         raise TypeError(f"warm_up: schedule must be a function of the step, got {type(schedule).__name__}")
     steps, start = count("warm_up", "steps", steps, 0), number("warm_up", "start", start, 0, 1)

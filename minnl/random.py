@@ -1,8 +1,8 @@
-"""The single source of random numbers: a generator on the host, seeded once, whose state a checkpoint can hold.
+"""The single source of random numbers: a generator on the host, whose rng state a checkpoint can hold.
 
-Initialisers and dropout draw from :func:`generator`. Nothing is drawn on the GPU: CuPy's generators cannot be
-saved, so masks are computed there from integers drawn here (see ops/dropout.py), and a run gives the same bits on
-both backends.
+Initialisers and dropout draw from :func:`generator`. Nothing is drawn on the GPU, since the state of CuPy's generators
+cannot be saved. Masks on a GPU are functions of integers that are drawn here (see ops/dropout.py), so a run gives the
+same bits on both backends.
 """
 
 import contextlib
@@ -12,18 +12,18 @@ import numpy as np
 
 from minnl import checks
 
-_generator = None  # made when first asked for: numpy.random takes a while to load
+_generator = None  # made at first use, because numpy.random takes a while to load
 _replaying = threading.local()
 
 
 def manual_seed(seed: int) -> None:
-    """Start the generator anew from an int (0 or more); the same seed gives the same run."""
+    """Restart the generator from an int (0 or more); the same seed gives the same run."""
     global _generator
     _generator = np.random.default_rng(checks.count("manual_seed", "seed", seed, 0))
 
 
 def generator():
-    """The generator that everything draws from; seeded with 0 unless `manual_seed` came before."""
+    """The generator of all random numbers; its seed is 0 unless `manual_seed` has been called."""
     replayed = getattr(_replaying, "generator", None)
     if replayed is not None:
         return replayed
@@ -34,10 +34,10 @@ def generator():
 
 @contextlib.contextmanager
 def replay(state):
-    """Context in which this thread draws once more what was drawn from `state` on; the generator itself stays put."""
-    before, again = getattr(_replaying, "generator", None), np.random.default_rng(0)
-    again.bit_generator.state = state
-    _replaying.generator = again
+    """Context in which this thread draws from a second generator, with rng state `state`; the first is not used."""
+    before, second = getattr(_replaying, "generator", None), np.random.default_rng(0)
+    second.bit_generator.state = state
+    _replaying.generator = second
     try:
         yield
     finally:
@@ -45,10 +45,10 @@ def replay(state):
 
 
 def get_state():
-    """The generator's state as plain ints and strings (fit for JSON)."""
+    """The rng state, as plain ints and strings that JSON can hold."""
     return generator().bit_generator.state
 
 
 def set_state(state):
-    """Put back what :func:`get_state` gave."""
+    """Restore an rng state from :func:`get_state`."""
     generator().bit_generator.state = state

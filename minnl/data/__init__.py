@@ -6,14 +6,14 @@ A dataset is any object with
 ``len(dataset)``            number of videos
 ``dataset.classes``         tuple of class names
 ``dataset.shape``           (T, H, W, C) of a clip
-``dataset.clip(i, rng)``    a C-contiguous float32 array of that shape, and the class as an int. What is random
-                            comes from `rng`, a `numpy.random.Generator`, and nothing else. Called from several
-                            threads at once. Raises ValueError for a sample that cannot be used
-``dataset.name(i)``         what to call video i in reports
+``dataset.clip(i, rng)``    a C-contiguous float32 array of that shape, and the class as an int. All random
+                            numbers come from `rng`, a `numpy.random.Generator`. Several threads may call it
+                            at once. It raises ValueError for a sample that cannot be used
+``dataset.name(i)``         the name of video i in reports
 ==========================  ==========================================================================
 
-`VideoFolder`, `VideoCSV`, `ArrayClips` and `RelationClips` are such; `Loader` makes batches of any. `Views` takes many
-clips of one video. User's page: docs/data.md.
+`VideoFolder`, `VideoCSV`, `ArrayClips` and `RelationClips` are datasets. `Loader` makes batches of any dataset. `Views`
+takes many clips of one video. The user's page is docs/data.md.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 def open_dataset(
     path: str | os.PathLike[str], train: bool, split: str | None = None, **options: Any
 ) -> VideoFolder | VideoCSV | ArrayClips:
-    """Open whichever dataset lies at a path.
+    """Open the dataset at a path.
 
     ==============================================  ==================================
     at the path                                     opened as
@@ -65,19 +65,18 @@ def open_dataset(
     a file ``.csv`` with a column ``split``         `VideoCSV`
     ==============================================  ==================================
 
-    The classes of "train" hold for every split, and a warning tells of files of another split that are in "train" too.
-    Data is always opened by split: a file that is one undivided set would be its own validation. Open such a file with
-    its class.
+    The classes of "train" hold for every split. A warning names files of another split that are in "train" too. Data is
+    always opened by split, since an undivided file would be its own validation set. Open such a file with its class.
 
     Parameters
     ----------
     path : str or path-like
     train : bool
-        Draw clips at random (training), or take those in the middle.
+        Whether to draw clips at random (training) or to take the middle of each video.
     split : str, optional
-        "train" if `train` is true, else "val", by default.
+        By default "train" if `train` is true, else "val".
     **options
-        For the class opened: frames, stride, size, and so on.
+        Options of the dataset's class: frames, stride, size, and so on.
 
     Returns
     -------
@@ -86,7 +85,7 @@ def open_dataset(
     Raises
     ------
     ValueError
-        If nothing of the kind is there, or what is there cannot be used.
+        If the path holds no such dataset, or the dataset cannot be used.
     """
     path, split = os.fspath(path), split or ("train" if train else "val")
     dataset = _opened(path, split, train, options)
@@ -95,24 +94,25 @@ def open_dataset(
         if found:
             warnings.warn(
                 f"open_dataset: {len(found)} of {len(dataset.paths)} files of {split} are in train too (same size, "
-                f"first and last bytes), such as {found[0]!r}: they say nothing about new videos",
+                f"first and last bytes), such as {found[0]!r}: they do not measure how well the network does on new "
+                "videos",
                 RuntimeWarning,
             )
     return dataset
 
 
 def _train_paths(path):
-    """Files of the training set beside another split, if there is one."""
+    """The files of the training set at a path; an empty list if there is none."""
     train = os.path.join(path, "train")
     arrays = [file for file in (train + ".npz", os.path.join(train, "clips.npy")) if os.path.exists(file)]
     if arrays:
         return arrays
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those about the training set come when it is opened to train on it
+        warnings.simplefilter("ignore")  # warnings about the training set belong to its own opening
         try:
             return _opened(path, "train", False, {}).paths
         except ValueError:
-            return []  # that, too, is said when it is opened
+            return []  # and so does an error
 
 
 def _opened(path, split, train, options):
@@ -123,22 +123,22 @@ def _opened(path, split, train, options):
             f"open_dataset: {path} must be a folder or a .csv file with a column split. To divide arrays, "
             f"name the folder that holds train.npz and val.npz"
         )
-    part, first = os.path.join(path, split), os.path.join(path, "train")
-    there = [ending for ending in ("", ".npz", ".csv") if os.path.exists(part + ending)]
-    if len(there) > 1:
-        names = [split + ending for ending in there]
-        warnings.warn(f"open_dataset: {path} has {' and '.join(names)}; taken is {names[0]}", RuntimeWarning)
-    if os.path.isdir(part) and not os.path.exists(os.path.join(part, "clips.npy")):
+    stem, train_stem = os.path.join(path, split), os.path.join(path, "train")
+    endings = [ending for ending in ("", ".npz", ".csv") if os.path.exists(stem + ending)]
+    if len(endings) > 1:
+        names = [split + ending for ending in endings]
+        warnings.warn(f"open_dataset: {path} has {' and '.join(names)}; {names[0]} is used", RuntimeWarning)
+    if os.path.isdir(stem) and not os.path.exists(os.path.join(stem, "clips.npy")):
         return VideoFolder(path, split, train=train, **options)
-    if there:
-        kind, classes_of = (
-            (VideoCSV, lambda file: VideoCSV(file).classes) if there[0] == ".csv" else (ArrayClips, array_classes)
+    if endings:
+        dataset_class, classes_of = (
+            (VideoCSV, lambda file: VideoCSV(file).classes) if endings[0] == ".csv" else (ArrayClips, array_classes)
         )
-        if os.path.exists(first + there[0]):
-            options.setdefault("classes", classes_of(first + there[0]))
-        return kind(part + there[0], train=train, **options)
+        if os.path.exists(train_stem + endings[0]):
+            options.setdefault("classes", classes_of(train_stem + endings[0]))
+        return dataset_class(stem + endings[0], train=train, **options)
     found = ", ".join(sorted(os.listdir(path))[:10]) or "nothing" if os.path.isdir(path) else "no such folder"
     raise ValueError(
-        f"open_dataset: no {split!r} data in {path}. Wanted there: {split}/class/clip.mp4, {split}.npz, "
+        f"open_dataset: no {split!r} data in {path}. Expected there: {split}/class/clip.mp4, {split}.npz, "
         f"{split}/clips.npy with labels.npy, or {split}.csv; found: {found}"
     )

@@ -1,9 +1,8 @@
-"""Batches on the device that computes: on a GPU the next batch is copied while the current one is computed.
+"""Batches on the device of the network: on a GPU the next batch is copied during the step of the current batch.
 
-A launch on a GPU returns at once. When the host asks for the next batch, the GPU is still busy with the one before. In
-that time the loader's batch is copied on a stream of its own, and the host goes on launching. The loader is asked for
-a batch only after the step before has been launched, so its position in the data, which a checkpoint holds, is never
-ahead of the training.
+A launch on a GPU returns at once, so the GPU is still busy with a step when the host asks for the next batch. Meanwhile
+that batch is copied on its own stream, and the host goes on launching. The loader gives a batch only after the step
+before has been launched, so its position in the data, which a checkpoint holds, is never ahead of the training.
 """
 
 import itertools
@@ -14,7 +13,7 @@ from minnl import backend
 
 
 def batches(loader, device):
-    """The loader's batches, each with its clips on a device. For the CPU they are the loader's own.
+    """The loader's batches with the clips on a device. For the CPU they are the loader's own batches.
 
     Yields
     ------
@@ -27,7 +26,7 @@ def batches(loader, device):
         yield from loader
         return
     with backend.on(device):
-        buffers = StagingBuffer(), StagingBuffer()  # one is read by the step while the other is filled
+        buffers = StagingBuffer(), StagingBuffer()  # the step reads one while the next batch is copied to the other
     try:
         for (x, labels), buffer in zip(loader, itertools.cycle(buffers)):
             with backend.on(device):
@@ -41,27 +40,27 @@ def batches(loader, device):
 
 
 class StagingBuffer:
-    """Memory on the current GPU that batches are copied to, one after the other, from page-locked memory of the host.
+    """A host array in page-locked memory and an array on the current GPU, through which batches are copied.
 
     A GPU copies from page-locked memory while host and kernels go on. Host, copy and step use the two arrays in turn,
-    and each waits for the one before it; copy and step wait on their streams, not on the host:
+    and each waits for an event. Copy and step wait on their streams and do not block the host:
 
-    ==========================  ============================  =======================================
-    what                        waits until                   which is
-    ==========================  ============================  =======================================
-    the host, to write          the copy that read is done    `copied`, of the batch before the last
-    the copy, to overwrite      the step that read is done    `free`, of the batch before the last
-    the step, to read           the copy that wrote is done   `copied`
-    ==========================  ============================  =======================================
+    ============================  ===========================================  =======================================
+    action                        waits for                                    event
+    ============================  ===========================================  =======================================
+    host writes the host array    the copy that reads it                       `copied`, of the batch before the last
+    copy writes the GPU array     the step that reads it                       `free`, of the batch before the last
+    step reads the GPU array      the copy that writes it                      `copied`
+    ============================  ===========================================  =======================================
 
-    The first wait is the only one of the host. A whole step is queued behind the event that it waits for, so the GPU
-    never idles; the wait keeps a fast host from running further ahead.
+    Only the first wait blocks the host. A whole step is queued behind the event that it waits for, so the GPU never
+    idles; the wait keeps a fast host from running further ahead.
     """
 
     def __init__(self):
         self.cupy = backend.load_cupy()
         cuda = self.cupy.cuda
-        self.stream = cuda.Stream(non_blocking=True)  # blocking, it would wait for the default stream, which computes
+        self.stream = cuda.Stream(non_blocking=True)  # a blocking stream would wait for the kernels of the default one
         self.copied, self.free = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
         self.host = self.there = np.empty(0, np.uint8)
 
@@ -71,7 +70,7 @@ class StagingBuffer:
         if x.nbytes > self.host.nbytes:
             self.host = np.frombuffer(self.cupy.cuda.alloc_pinned_memory(x.nbytes), np.uint8, x.nbytes)
             self.there = self.cupy.empty(x.nbytes, np.uint8)
-            self.used()  # the pool's memory may still be read by work that was launched before
+            self.used()  # kernels launched earlier may still read the memory that the pool hands out again
         host, there = (buffer[: x.nbytes].view(x.dtype).reshape(x.shape) for buffer in (self.host, self.there))
         np.copyto(host, x)
         self.stream.wait_event(self.free)
@@ -81,10 +80,10 @@ class StagingBuffer:
         return there
 
     def used(self):
-        """Note that everything that reads the batch has been launched on the current stream."""
+        """Record that every kernel that reads the batch has been launched on the current stream."""
         self.free.record(self.cupy.cuda.get_current_stream())
 
     def wait(self):
-        """Let the host wait for the last copy, if it is not done yet."""
+        """Block the host until the last copy is done."""
         if not self.copied.done:
             self.copied.synchronize()

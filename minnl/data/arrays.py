@@ -16,37 +16,37 @@ from minnl.data.clips import ClipDataset, numbered_classes
 class ArrayClips(ClipDataset):
     """Clips from an array, with their labels.
 
-    Read from ``name.npz`` or from a folder that holds ``clips.npy``, ``labels.npy`` and perhaps ``classes.npy``. In a
-    folder the clips are mapped, not loaded, so that they may be larger than memory.
+    The files are ``name.npz``, or a folder with ``clips.npy``, ``labels.npy`` and optionally ``classes.npy``. The clips
+    of a folder are memory-mapped, so they may be larger than memory.
 
     ========  =================  ==========================================================================
     name      shape              dtype
     ========  =================  ==========================================================================
-    clips     (N, T, H, W, C)    uint8 (0 to 255, normalized on the way out) or float32 (taken as it is)
-    labels    (N,)               any integer, 0 to the number of classes less one
-    classes   (K,)               strings; where absent, the numbers 0 to the largest label are the names
+    clips     (N, T, H, W, C)    uint8 (0 to 255; `clip` normalizes it) or float32 (used unchanged)
+    labels    (N,)               any integer type, values 0 to K - 1
+    classes   (K,)               strings; if absent, the names are the numbers from 0 to the largest label
     ========  =================  ==========================================================================
 
     Parameters
     ----------
     path : str or path-like
     frames : int, optional
-        Frames in a clip. By default as many as there are at that stride.
+        Frames in a clip. By default all frames at that stride.
     stride : int or "whole"
-        Step between them.
+        Step between the frames.
     size : int or (int, int), optional
-        Height and width of a clip. By default those stored.
+        Height and width of a clip. By default the stored size.
     classes : sequence of str, optional
-        The classes, where another set decides on them (the training set's `classes`, for a validation set). By default
-        those stored.
+        The class names of another dataset: a validation set needs the `classes` of the training set. By default the
+        stored classes.
     short_side, resize, train, flip, differences, mean, deviation
         As in `ClipDataset`.
 
     Raises
     ------
     ValueError
-        For files that are missing, damaged, pickled, of the wrong shape or type; for a label out of range, with its
-        index; from `clip`, for a clip with NaN or infinity in it, with its index.
+        If files are missing, damaged, pickled, or of the wrong shape or type, or a label is out of range. `clip` raises
+        it for a clip with NaN or infinity. The message has the index of the label or the clip.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class ArrayClips(ClipDataset):
         if self.clips.dtype not in (np.uint8, np.float32) or len(shape) != 5 or 0 in shape:
             raise ValueError(
                 f"ArrayClips: clips in {path} must be uint8 or float32 of shape (N, T, H, W, C), "
-                f"none of them 0, got {self.clips.dtype} of shape {shape}"
-                + ("; clips.astype(np.float32) would do" if self.clips.dtype in (np.float16, np.float64) else "")
+                f"without an axis of size 0, got {self.clips.dtype} of shape {shape}"
+                + ("; write clips.astype(np.float32)" if self.clips.dtype in (np.float16, np.float64) else "")
             )
         order = _order(shape)
         if order:
             raise ValueError(
-                f"ArrayClips: clips in {path} of shape {shape} can only have their channels in axis {order[-1]}; "
-                f"wanted is (N, T, H, W, C), which clips.transpose{order} gives"
+                f"ArrayClips: clips in {path} of shape {shape} must have their channels last, (N, T, H, W, C); the "
+                f"channels seem to be axis {order[-1]}: write clips.transpose{order}"
             )
         if _holds_bytes(self.clips[0]):
             raise ValueError(
-                f"ArrayClips: clips in {path} are float32, which is taken as it is, but hold whole numbers from 0 to "
-                f"255: store them as uint8, which is normalized (or, with mean=0 and deviation=1, is not)"
+                f"ArrayClips: clips in {path} are float32, which is not normalized, but hold whole numbers from 0 to "
+                f"255: store them as uint8, which is normalized (mean=0 and deviation=1 leave it as it is)"
             )
         if len(labels) != shape[0]:
             raise ValueError(f"ArrayClips: {path} must have a label for each clip, got {len(labels)} for {shape[0]}")
@@ -134,9 +134,9 @@ class ArrayClips(ClipDataset):
 
 
 def _order(shape):
-    """The order of axes that makes clips (N, T, H, W, C), where these can be no such clips; else None.
+    """The order of axes that makes clips (N, T, H, W, C), if `shape` must be channels-first; else None.
 
-    No picture has 16 channels and more, unless its sides, which are equal, say that it is a map of features.
+    Frames have fewer than 16 channels, except feature maps, whose height and width are equal.
     """
     _, frames, height, width, channels = shape
     if channels < 16 or height == width != channels:
@@ -147,14 +147,14 @@ def _order(shape):
 
 
 def _holds_bytes(clip):
-    """Whether float32 values are those of pictures that were stored as bytes once."""
+    """Whether a clip in float32 holds byte values: whole numbers from 0 to 255."""
     if clip.dtype == np.uint8 or not np.isfinite(clip).all():
         return False
     return 64 < clip.max() <= 255 and clip.min() >= 0 and bool((clip == np.rint(clip)).all())
 
 
 def array_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Class names stored with arrays, as a tuple: ``classes``, or else the numbers from 0 to the largest label."""
+    """The class names stored with arrays: ``classes``, or else the numbers from 0 to the largest label."""
     stored = _load(path, ("labels",))
     labels, classes = stored["labels"], stored.get("classes")
     if classes is None:
@@ -167,7 +167,7 @@ def array_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _load(path, wanted):
-    """The arrays stored at a path, by name: those wanted, and classes where there are any."""
+    """The arrays stored at a path, by name: the `wanted` arrays, and "classes" if it is stored."""
     names = (*wanted, "classes")
     try:
         if os.path.isdir(path):
@@ -178,18 +178,18 @@ def _load(path, wanted):
                 if os.path.exists(file)
             }
         else:
-            # Opened here, since np.load leaves a damaged file open.
+            # `open` is called here because np.load leaves a damaged file open.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 stored = {name: archive[name] for name in names if name in archive}
-    except Exception as error:  # whatever zipfile, zlib, ast and struct raise comes through from damaged files
+    except Exception as error:  # damaged files raise any error of zipfile, zlib, ast and struct
         raise ValueError(
             f"ArrayClips: {path} cannot be read: {type(error).__name__}: {checks.clean(str(error))}"
         ) from error
     missing = [name for name in wanted if name not in stored]
     if missing:
         raise ValueError(
-            f"ArrayClips: {path} lacks {' and '.join(missing)}; wanted: clips (N, T, H, W, C), "
-            "labels (N,) and perhaps classes (K,)"
+            f"ArrayClips: {path} lacks {' and '.join(missing)}; expected: clips (N, T, H, W, C), "
+            "labels (N,) and optionally classes (K,)"
         )
     labels = stored["labels"]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":

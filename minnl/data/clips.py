@@ -1,4 +1,4 @@
-"""From a whole video to one clip: what the datasets of video files and of arrays share."""
+"""ClipDataset: clips from videos, the base class of the datasets of video files and of arrays."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from minnl.backend import Array
 from minnl.data import transforms
 from minnl.data.decoder import MOST_PIXELS
 
-# A number as large as this in the place of a label is a date or a key, not a class.
-MOST_CLASSES = 100_000
+MOST_CLASSES = 100_000  # a numeric label from here on is an error, since it is a date or a key rather than a class
 
 
 class ClipDataset:
-    """Videos with labels, of which clips are taken.
+    """Clips from labelled videos.
 
-    A subclass says how long a video is (``_length``), how to get some of its frames (``_read``) and what it is called
-    (``name``); it may scale frames down on the way, never below what ``_scaled_size`` asks for.
+    A subclass gives the length of a video (``_length``), its frames (``_read``) and its name (``name``). ``_read`` may
+    return frames scaled down, but not below ``_scaled_size``.
 
-    The way of a clip, as in the authors' release: frames at a step, scaled, cropped, mirrored, normalized (uint8 only:
-    float32 values are taken as they are). For training, start, scale, crop and mirroring are drawn from the generator
-    handed to `clip`; otherwise the clip and the crop come from the middle, and the generator is not used.
+    A clip is made as in the authors' release: frames at a step, scaled, cropped, mirrored, and normalized (only uint8;
+    float32 values stay as they are). In training, the generator passed to `clip` draws start, scale, crop and
+    mirroring. Otherwise the clip and the crop come from the middle, and the generator is not used.
 
     Parameters
     ----------
@@ -36,24 +35,24 @@ class ClipDataset:
     frames : int
         Frames in a clip.
     stride : int or "whole"
-        Step between them. A video shorter than ``frames * stride`` starts anew at its end. "whole" spreads the frames
-        evenly over each video instead, however long: for videos cut to one action.
+        Step between the frames. A video shorter than ``frames * stride`` wraps around at its end. "whole" spreads the
+        frames evenly over each video of any length, which suits videos cut to one action.
     size : int or (int, int)
         Height and width of a clip.
     short_side : int or (int, int), optional
-        Scale frames so that their shorter side is this; for training, drawn evenly from low to high. By default they
-        are scaled so that they just cover `size`. Evaluation uses the low end.
+        Length of the shorter side of the scaled frames. With (low, high), training draws it uniformly and evaluation
+        uses low. By default frames are scaled so that they just cover `size`.
     resize : "crop" or "squash"
-        Cut `size` out of the scaled frames; or scale the whole frame to `size`, whatever its shape, which loses nobody
-        at the edges of a narrow video.
+        "crop" cuts `size` out of the scaled frames. "squash" scales the whole frame to `size` without keeping its
+        aspect ratio, which keeps the edges of a narrow video.
     train : bool
-        Draw at random, or take the middle.
+        Whether to draw clips at random or to take the middle.
     flip : bool
-        Mirror half of the clips, for training. Off where left and right make the class.
+        Whether to mirror half of the clips in training. Switch it off if classes differ in left and right.
     differences : bool
-        Give each frame less the one before (one more frame is taken, so a clip still has `frames`).
+        Whether to return differences of consecutive frames. One more frame is read, so a clip still has `frames`.
     mean, deviation : float or sequence of float
-        uint8 values v become ``(v - mean) / deviation``: one number, or one for each channel.
+        uint8 values v become ``(v - mean) / deviation``; each is one number, or one for each channel.
 
     Attributes
     ----------
@@ -65,7 +64,7 @@ class ClipDataset:
     Raises
     ------
     TypeError, ValueError
-        Naming the argument.
+        If an argument is wrong; the message names it.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class ClipDataset:
         ----------
         index : int
         rng : numpy.random.Generator
-            Used if the dataset is for training.
+            Used only in training.
 
         Returns
         -------
@@ -124,7 +123,7 @@ class ClipDataset:
         Raises
         ------
         ValueError
-            For a video that cannot be used (`VideoError`), or values that are not finite.
+            If the video cannot be used (`VideoError`), or values are not finite.
         """
         positions = self._positions(self._length(index), rng)
         short = None
@@ -140,21 +139,21 @@ class ClipDataset:
         return self.finished(video), self.labels[index]
 
     def even_clips(self, index: int, clips: int) -> tuple[Array, Array]:
-        """The frames of clips that start evenly over video `index`, for `data.Views`: scaled as for evaluation.
+        """The frames of evenly spaced clips of video `index`, scaled as for evaluation; for `data.Views`.
 
         Returns
         -------
         frames : ndarray of shape (F, H, W, C)
-            Each frame that some clip has, once, in the order of the video.
+            The frames that are in a clip, each once, in the order of the video.
         rows : int64 ndarray of shape (clips, T)
-            Which of them make each clip.
+            The indices into `frames` of each clip.
         """
         length = self._length(index)
         if self.stride == "whole":
-            positions = transforms.spread_indices(length, self._taken)[None]
+            positions = transforms.spread_indices(length, self._frames_read)[None]
         else:
             starts = transforms.even_starts(length, clips)
-            positions = np.stack([transforms.clip_indices(length, self._taken, self.stride, s) for s in starts])
+            positions = np.stack([transforms.clip_indices(length, self._frames_read, self.stride, s) for s in starts])
         needed, rows = np.unique(positions, return_inverse=True)
         frames = self._read(index, needed, keep=False)
         frames = self._scaled(frames, None if self.short_side is None else self.short_side[0])
@@ -163,20 +162,20 @@ class ClipDataset:
     def _positions(self, length, rng):
         """Positions of the frames of a clip in a video of `length` frames."""
         if self.stride == "whole":
-            return transforms.spread_indices(length, self._taken)
+            return transforms.spread_indices(length, self._frames_read)
         if self.train:
-            start = transforms.random_start(length, self._taken, self.stride, rng)
+            start = transforms.random_start(length, self._frames_read, self.stride, rng)
         else:
-            start = transforms.center_start(length, self._taken, self.stride)
-        return transforms.clip_indices(length, self._taken, self.stride, start)
+            start = transforms.center_start(length, self._frames_read, self.stride)
+        return transforms.clip_indices(length, self._frames_read, self.stride, start)
 
     @property
-    def _taken(self):
-        """Frames to read for a clip: two make one difference."""
+    def _frames_read(self):
+        """The number of frames to read for a clip: one more than `frames` with differences."""
         return self.frames + int(self.differences)
 
     def _scaled_size(self, height, width, short_side):
-        """Height and width that frames have before they are cut. Raises ValueError for a strip too long to scale."""
+        """Height and width of the scaled frames before the crop. Raises ValueError above MOST_PIXELS."""
         if self.resize == "squash":
             return self.size
         if short_side is None:
@@ -194,29 +193,29 @@ class ClipDataset:
         return transforms.resize(video, self._scaled_size(*video.shape[1:3], short_side))
 
     def finished(self, video: Array) -> Array:
-        """Cut frames as the network gets them: normalized, and differences taken if that is asked for."""
+        """Cropped frames as input of the network: normalized, and as differences if `differences` is set."""
         video = transforms.normalize(video, *self.normalization) if video.dtype == np.uint8 else video
         video = transforms.differences(video) if self.differences else video
         return np.ascontiguousarray(video)
 
     def name(self, index: int) -> str:
-        """What to call video `index` in reports."""
+        """The name of video `index` in reports."""
         raise NotImplementedError
 
     def _length(self, index: int) -> int:
-        """Frames in video `index`."""
+        """The number of frames of video `index`."""
         raise NotImplementedError
 
     def _read(self, index: int, positions: Array, keep: bool = True) -> Array:
         """Frames at `positions`: uint8 or float32 of shape (len(positions), H, W, C).
 
-        `keep` tells that the video will be asked for again, so that it may be worth the memory to have it at hand.
+        `keep` says whether the video will be read again, so that a subclass may keep it in memory.
         """
         raise NotImplementedError
 
 
 def _each(where, name, value, channels, low=None):
-    """Numbers for all channels, or one for each, as a float32 array that broadcasts."""
+    """One number for all channels, or one for each channel, as a float32 array that broadcasts."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     if len(values) not in (1, channels):
         raise ValueError(f"{where}: {name} must be one number, or {channels}, one for each channel; got {value!r}")
@@ -224,7 +223,7 @@ def _each(where, name, value, channels, low=None):
 
 
 def numbered_classes(where, labels):
-    """The names "0", "1", ... of classes that have none, up to the largest label."""
+    """The class names "0", "1", ... up to the largest label, for labels without names."""
     largest = max(labels, default=0)
     if largest >= MOST_CLASSES:
         raise ValueError(f"{where}: labels must be numbers of classes, from 0, or names; got {largest}")

@@ -1,4 +1,4 @@
-"""Datasets of video files: a folder for each class, or a list in a CSV file."""
+"""Datasets of video files, from a folder per class or from a CSV file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from minnl.data.video import VideoError, check_rate, read_video, scan_video
 
 
 class VideoFiles(ClipDataset):
-    """Clips of video files, decoded when they are asked for.
+    """Clips of video files, decoded on demand.
 
-    Frames are shrunk while decoding to the size they are used at (the largest, with a range of `short_side`), and kept
-    in memory as uint8, up to a limit. Whether a video is in memory changes the time, never the bits.
+    Decoding scales frames to the size of their use (the largest, with a range of `short_side`). Frames are kept in
+    memory as uint8, up to a limit. The bits of a clip do not depend on whether its video is in memory.
 
     Parameters
     ----------
@@ -29,15 +29,15 @@ class VideoFiles(ClipDataset):
     frames, stride, size, short_side, resize, train, flip, differences, mean, deviation
         As in `ClipDataset`.
     rate : float, optional
-        Read every video at this many frames a second. By default each at its own.
+        The rate at which every video is read, in frames per second. By default each video has its own rate.
     cache_bytes : int
-        Memory for decoded videos. Those that come first stay: when every epoch goes through all of them, driving out
-        the oldest would leave none that is asked for again in time.
+        Memory for decoded videos in bytes. The first videos stay in memory: every epoch reads all videos, so a cache
+        that drops the oldest would drop each video before it is read again.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the argument.
+        If an argument is wrong; the message names it.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class VideoFiles(ClipDataset):
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{type(self).__name__}: got {len(self.paths)} paths and {len(self.labels)} labels")
         self.rate = check_rate(type(self).__name__, rate)
-        self._room = checks.count(type(self).__name__, "cache_bytes", cache_bytes, 0)
-        self._cache, self._known, self._lock = {}, {}, threading.Lock()
+        self._free_bytes = checks.count(type(self).__name__, "cache_bytes", cache_bytes, 0)
+        self._cache, self._scans, self._lock = {}, {}, threading.Lock()
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -87,15 +87,15 @@ class VideoFiles(ClipDataset):
         return self._info(index).slots(self.rate)
 
     def _info(self, index):
-        """What a scan says about a file; each is scanned once, and a bad one stays bad."""
-        if index not in self._known:
+        """The scan of a file. Each file is scanned once; the error of an unusable file is raised each time."""
+        if index not in self._scans:
             try:
-                self._known[index] = scan_video(self.paths[index])
+                self._scans[index] = scan_video(self.paths[index])
             except VideoError as error:
-                self._known[index] = error.reason
-        if isinstance(self._known[index], str):
-            raise VideoError(self.paths[index], self._known[index])
-        return self._known[index]
+                self._scans[index] = error.reason
+        if isinstance(self._scans[index], str):
+            raise VideoError(self.paths[index], self._scans[index])
+        return self._scans[index]
 
     def _read(self, index, positions, keep=True):
         video = self._cache.get(index)
@@ -105,24 +105,24 @@ class VideoFiles(ClipDataset):
         size = self._stored_size(info)
         whole = info.slots(self.rate) * size[0] * size[1] * 3
         with self._lock:
-            fits = keep and index not in self._cache and whole <= self._room
-            self._room -= whole if fits else 0
+            fits = keep and index not in self._cache and whole <= self._free_bytes
+            self._free_bytes -= whole if fits else 0
         if not fits:
             return read_video(self.paths[index], positions, size, self.rate, info)
         try:
             video = read_video(self.paths[index], None, size, self.rate, info)
         except BaseException:
             with self._lock:
-                self._room += whole
+                self._free_bytes += whole
             raise
         with self._lock:
             # Another worker may have read the same video meanwhile.
-            self._room += whole if index in self._cache else 0
+            self._free_bytes += whole if index in self._cache else 0
             self._cache.setdefault(index, video)
         return video[positions]
 
     def _stored_size(self, info):
-        """Size to decode to: the largest that clips are made from, or that of the file where it is smaller."""
+        """The size of decoded frames: the largest scaled size of a clip, or the size of the file if that is smaller."""
         short = None if self.short_side is None else self.short_side[1 if self.train else 0]
         height, width = self._scaled_size(info.height, info.width, short)
         if self.resize == "squash":
@@ -133,9 +133,9 @@ class VideoFiles(ClipDataset):
 class VideoFolder(VideoFiles):
     """Videos in a folder for each class: ``root/split/class/clip.mp4``.
 
-    The classes are the folders of ``root/train``, sorted by name, where there is one; else those of the split. Videos
-    in folders of a class's folder are of that class. Files whose names do not end as those of videos do, hidden files
-    and folders, and what operating systems leave behind are ignored: a warning names them, once.
+    The classes are the folders of ``root/train`` if it exists, else those of the split, sorted by name. Videos in
+    subfolders of a class's folder belong to the class. Files without the ending of a video, hidden files and folders,
+    and folders of operating systems are ignored; one warning names them.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class VideoFolder(VideoFiles):
     Raises
     ------
     ValueError
-        For a split that is missing or empty, or classes in it that ``train`` does not have.
+        If the split is missing or empty, or has classes that ``train`` does not have.
     """
 
     def __init__(self, root: str | os.PathLike[str], split: str = "train", **options: Any):
@@ -158,13 +158,13 @@ class VideoFolder(VideoFiles):
             found = ", ".join(folders(root)) or "none" if os.path.isdir(root) else "no such folder"
             raise ValueError(
                 f"VideoFolder: {root} has no folder {split!r}; folders there: {found}. "
-                "Wanted: root/split/class/clip.mp4"
+                "Expected: root/split/class/clip.mp4"
             )
         train = os.path.join(root, "train")
         classes = folders(train if os.path.isdir(train) else folder)
         strange = sorted(set(folders(folder)) - set(classes))
         if strange:
-            raise ValueError(f"VideoFolder: {folder} has classes that {train} has not: {checks.listed(strange)}")
+            raise ValueError(f"VideoFolder: {folder} has classes that {train} lacks: {checks.listed(strange)}")
         paths, labels, ignored, empty = [], [], [], []
         for entry in entries(folder):
             if not entry.is_dir() or hidden(entry):
@@ -178,9 +178,9 @@ class VideoFolder(VideoFiles):
         if not paths:
             loose = sum(name.lower().endswith(EXTENSIONS) for name in os.listdir(folder))
             raise ValueError(
-                f"VideoFolder: no videos in {folder}. Wanted: {folder}/class/clip, "
+                f"VideoFolder: no videos in {folder}. Expected: {folder}/class/clip, "
                 f"with a name ending in one of {' '.join(EXTENSIONS)}"
-                + (f". {loose} videos lie in {folder} itself, in no class" if loose else "")
+                + (f". {loose} videos are in {folder} itself, not in a class" if loose else "")
             )
         super().__init__(paths, labels, classes, **options)
         say(f"VideoFolder: {folder}: ignored", ignored)
@@ -190,26 +190,25 @@ class VideoFolder(VideoFiles):
 
 
 class VideoCSV(VideoFiles):
-    """Videos listed in a CSV file with the columns ``path,label`` and perhaps ``split``; others are passed over.
+    """Videos listed in a CSV file with the columns ``path,label`` and optionally ``split``; other columns are ignored.
 
-    Paths are taken from the folder of the CSV file. Labels are class names, or numbers from 0. The classes are those
-    of the rows of the split "train" where there are such, else of all rows: names in order, or 0 to the largest number.
+    Paths are relative to the folder of the CSV file. Labels are class names, or numbers from 0. The classes are those
+    of the rows of split "train", or of all rows if that split is absent: sorted names, or 0 to the largest number.
 
     Parameters
     ----------
     path : str or path-like
     split : str, optional
-        Take the rows whose ``split`` is this. By default all rows.
+        The value of ``split`` in the rows to use. By default all rows are used.
     classes : sequence of str, optional
-        The classes, where another file decides on them (the training set's `classes`, for a validation set).
+        The class names of another dataset: a validation set needs the `classes` of the training set.
     **options
         As in `VideoFiles`.
 
     Raises
     ------
     ValueError
-        For a file that cannot be read as this, naming the line; for a split without rows; for labels that are not
-        among the classes.
+        If the file cannot be read (the message has the line), the split has no rows, or a label is not a class.
     """
 
     def __init__(
@@ -222,7 +221,7 @@ class VideoCSV(VideoFiles):
         path = os.fspath(path)
         rows = _csv_rows(path, split)
         if classes is None:
-            classes = _classes([label for _, label, part in rows if part == "train"] or [label for _, label, _ in rows])
+            classes = _classes([label for _, label, s in rows if s == "train"] or [label for _, label, _ in rows])
         number = {name: k for k, name in enumerate(classes)}
         rows = [row for row in rows if split is None or row[2] == split]
         if not rows:
@@ -244,7 +243,7 @@ class VideoCSV(VideoFiles):
 
 
 def one_video(path: str | os.PathLike[str], classes: Sequence[str], **options: Any) -> VideoFiles:
-    """A dataset of a single video file, to be classified: for `views`. Its label, 0, means nothing.
+    """A dataset of a single video file without a class, for `views`. Its label is always 0.
 
     Parameters
     ----------
@@ -252,7 +251,7 @@ def one_video(path: str | os.PathLike[str], classes: Sequence[str], **options: A
     classes : sequence of str
         The classes of the network.
     **options
-        As in `VideoFiles`: those the network was trained with.
+        As in `VideoFiles`, with the values of the network's training.
     """
     return VideoFiles([os.fspath(path)], [0], classes, **options)
 

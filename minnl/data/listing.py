@@ -1,4 +1,4 @@
-"""Which files of a folder are videos, and one warning about what is ignored, repeated, or in another set as well."""
+"""The videos of a folder, and warnings about files that are ignored, repeated, or in another split too."""
 
 import hashlib
 import os
@@ -8,14 +8,14 @@ EXTENSIONS = (
     ".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".wmv",
     ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".dv",
 )  # fmt: skip
-# What operating systems leave behind, beside names that begin with a dot.
+# Folders of operating systems and archive programs whose names do not begin with a dot.
 LEFT_BEHIND = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-ENDS = 2**16  # bytes at the start and the end of a file that tell it from others of its size
+ENDS = 2**16  # two files are the same if their sizes and this many bytes at the start and at the end are equal
 
 
 def repeated(paths, others):
-    """Those of some files that are among others too, going by their size, and then by their first and last 64 KiB."""
-    sizes, found = {0: ()}, []  # empty files are alike, and no videos
+    """The files of `paths` that are among `others` too, by size and by their first and last 64 KiB."""
+    sizes, found = {0: ()}, []  # empty files are equal, but they are not videos
     for path in filter(os.path.isfile, others):
         size = os.path.getsize(path)
         sizes[size] = (*sizes.get(size, ()), path) if size else ()
@@ -34,24 +34,24 @@ def _ends(path):
 
 
 def entries(path):
-    """What is in a folder, by name."""
+    """The entries of a folder, sorted by name."""
     return sorted(os.scandir(path), key=lambda entry: entry.name)
 
 
 def hidden(entry):
-    """Whether an entry is none that a person put there to be seen."""
+    """Whether an entry is hidden, or a folder of an operating system."""
     return entry.name.startswith(".") or entry.name in LEFT_BEHIND
 
 
 def folders(path):
-    """Names of the folders in a folder."""
+    """The names of the visible folders in a folder."""
     return [entry.name for entry in entries(path) if entry.is_dir() and not hidden(entry)]
 
 
 def walk(folder, above, ignored):
-    """Paths of the videos in a folder and the folders in it; what is none goes to `ignored`.
+    """The paths of the videos in a folder and its subfolders; all other files are appended to `ignored`.
 
-    `above` has the folders that lead here: a link to one of them is not followed.
+    `above` is the set of folders on the way here: links to these are not followed.
     """
     found = []
     for entry in entries(folder):
@@ -68,7 +68,7 @@ def walk(folder, above, ignored):
 
 
 def say(what, names):
-    """One warning about all of some files, folders or classes, if there are any."""
+    """One warning that names files, folders or classes; no warning if `names` is empty."""
     if names:
         first = ", ".join(map(repr, names[:5]))
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -76,7 +76,7 @@ def say(what, names):
 
 
 def say_repeated(dataset):
-    """Warn of files that are in a dataset more than once."""
+    """Warn about files that a dataset lists more than once."""
     labels = {}
     for path, label in zip(dataset.paths, dataset.labels, strict=True):
         labels.setdefault(os.path.realpath(path), []).append(label)

@@ -1,4 +1,4 @@
-"""Batches from a dataset, in order, the same bits each time, made by threads ahead of their use."""
+"""Batches from a dataset, in a reproducible order and with reproducible bits, made ahead by threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minnl.data.decoder import VideoError, shown
 
 
 class Dataset(Protocol):
-    """What a Loader goes through; :mod:`minnl.data` tells more."""
+    """The attributes and methods that a Loader uses; :mod:`minnl.data` describes them."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -26,18 +26,18 @@ class Dataset(Protocol):
 
 
 class Loader:
-    """Goes through a dataset in batches.
+    """Iterates over a dataset in batches.
 
-    **Bits.** Sample `index` of epoch `epoch` is made with a generator of its own, seeded from ``(seed, epoch, index)``,
-    and the order of an epoch comes from ``(seed, epoch)``. So neither the number of workers nor who is done first
-    matters, and an epoch can be taken up again in its middle.
+    **Bits.** Each sample has its own generator, seeded from ``(seed, epoch, index)``, and the order of an epoch comes
+    from ``(seed, epoch)``. So the batches do not depend on the number of workers or on their timing, and an epoch can
+    be resumed in its middle.
 
-    **Threads.** Workers are threads: NumPy and FFmpeg let go of Python's lock while they work, and no memory has to be
-    sent around. At most ``prefetch`` batches are made ahead of the one in use. However a pass ends (to its end, by
-    `break`, by an exception, by Ctrl-C), its threads end with it, as soon as the samples they are at are done.
+    **Threads.** Workers are threads: NumPy and FFmpeg release Python's lock while they work, and threads share memory.
+    At most ``prefetch`` batches are made ahead of the batch in use. When a pass ends (at its end, by `break`, by an
+    exception or by Ctrl-C), its threads finish their current samples and end.
 
-    **Epochs.** A shuffled loader goes on to the next epoch after each full pass; one that is not shuffled (an
-    evaluation) stays, so that every pass is the same. `set_epoch` sets it for both.
+    **Epochs.** A shuffled loader goes on to the next epoch after each full pass. A loader without shuffle (for an
+    evaluation) stays in its epoch, so that every pass is the same. `set_epoch` sets the epoch of both.
 
     Parameters
     ----------
@@ -47,20 +47,20 @@ class Loader:
     shuffle : bool
     seed : int
     workers : int
-        Threads; 0 makes each batch where it is asked for, in the caller's thread.
+        The number of threads; with 0 the caller's thread makes each batch when it is needed.
     drop_last : bool
-        Leave out a last batch that is not full.
+        Whether to leave out a last batch that is not full.
     prefetch : int
-        Batches made ahead (with workers).
+        The number of batches made ahead (with workers).
     on_error : "skip" or "error"
-        What to do about a sample for which the dataset raises a ValueError, such as a broken video. "skip" leaves it
-        out of its batch, which gets smaller, and reports it by name once: as a warning, and in `skipped`.
+        The treatment of a sample for which the dataset raises a ValueError, such as a broken video. "skip" leaves the
+        sample out of its batch, which gets smaller, and reports its name once: as a warning, and in `skipped`.
 
     Attributes
     ----------
     epoch : int
     skipped : list of (str, str)
-        Names and reasons of samples left out so far.
+        Names and reasons of the samples left out so far.
 
     Yields
     ------
@@ -70,7 +70,7 @@ class Loader:
     Raises
     ------
     TypeError, ValueError
-        Naming the argument; and ValueError from a whole epoch in which no sample could be used.
+        If an argument is wrong; the message names it. ValueError also if no sample of a whole epoch could be used.
     """
 
     def __init__(
@@ -96,24 +96,24 @@ class Loader:
             )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         full, rest = divmod(len(self.dataset), self.batch_size)
         return full + (1 if rest and not self.drop_last else 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to `epoch`, 0 or more. After `load_state_dict` of that very epoch, the pass still starts at its batch."""
+        """Go to `epoch`, 0 or more. If `load_state_dict` set the same epoch, the next pass starts at its batch."""
         epoch = checks.count("set_epoch", "epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._first, self._next = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is: plain ints and bools. Inside a loop, after the batch in hand."""
+        """The position of the loader, as plain ints and bools. Inside a loop it is after the current batch."""
         return {"epoch": self.epoch, "batch": self._next, **self._cut()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: the next pass starts at that batch, with the same bits.
+        """Continue at the position of a `state_dict`: the next pass starts at that batch, with the same bits.
 
-        Raises ValueError if that is the middle of an epoch which this loader would cut into other batches.
+        Raises ValueError if the position is in the middle of an epoch and this loader makes other batches of it.
         """
         try:
             epoch, batch = (checks.count("load_state_dict", key, state[key], 0) for key in ("epoch", "batch"))
@@ -122,13 +122,14 @@ class Loader:
             raise ValueError(f"load_state_dict: state lacks {error}; it must come from Loader.state_dict") from None
         if batch and other:
             raise ValueError(
-                "load_state_dict: an epoch in its middle needs the loader it was begun with; differing: "
+                "load_state_dict: the state is in the middle of an epoch and needs a loader with the same options; "
+                "different: "
                 + ", ".join(f"{key} was {checks.quoted(was)}, is {now!r}" for key, (was, now) in other.items())
             )
         self.epoch, self._first, self._next = epoch, batch, batch
 
     def _cut(self):
-        """What decides on the batches of an epoch."""
+        """The options that determine the batches of an epoch."""
         return {
             "samples": len(self.dataset),
             "batch_size": self.batch_size,
@@ -171,14 +172,14 @@ class Loader:
         return rng.permutation(len(self.dataset))
 
     def _begin(self, indices, epoch, submit):
-        """Have the samples of a batch made: (indices, x, labels, a future for each sample)."""
+        """Submit the samples of a batch: (indices, x, labels, a future for each sample)."""
         x = np.empty((len(indices), *self.dataset.shape), np.float32)
         labels = np.empty(len(indices), np.int64)
         futures = [submit(self._load, int(i), epoch, x, labels, place) for place, i in enumerate(indices)]
         return indices, x, labels, futures
 
     def _load(self, index, epoch, x, labels, place):
-        """Make a sample straight into its place in the batch. Returns None, or why it has to be left out."""
+        """Write a sample to its place in the batch. Returns None, or the reason why the sample is left out."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
         try:
             clip, label = self.dataset.clip(index, rng)
@@ -195,7 +196,7 @@ class Loader:
         return None
 
     def _finish(self, indices, x, labels, futures):
-        """Wait for a batch, and take out what could not be used."""
+        """Wait for a batch and remove the samples that could not be used."""
         reasons = [future.result() for future in futures]
         kept = [reason is None for reason in reasons]
         if all(kept):
@@ -209,7 +210,7 @@ class Loader:
 
 
 def _now(function, *arguments):
-    """Stands for a pool's submit: does it at once, in this thread."""
+    """The `submit` of a loader without workers: it calls the function at once, in this thread."""
     future = Future()
     future.set_result(function(*arguments))
     return future

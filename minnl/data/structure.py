@@ -1,13 +1,13 @@
-"""Whether a file's own structure accounts for its bytes: for formats whose damage FFmpeg passes over in silence.
+"""Checks of a file's container structure, for formats whose damage FFmpeg does not report.
 
 =========  ============================================================================================================
-format     looked at
+format     check
 =========  ============================================================================================================
-Matroska   elements follow each other without gaps, as far as they announce their sizes; checksums, where there are any
+Matroska   elements follow each other without gaps, if they have sizes; checksums are right, if there are any
            (FFmpeg writes them to .mkv, not to .webm)
-MPEG-TS    packets of 188, 192 or 204 bytes, each with its mark, from the first byte to the last
+MPEG-TS    packets of 188, 192 or 204 bytes, each with its sync byte, from the first byte to the last
 AVI        chunks follow each other without gaps up to the index
-MP4, MOV,  one film only: of files joined end to end FFmpeg reads the first
+MP4, MOV,  the file is a single film: FFmpeg reads only the first of several films that are joined end to end
 FLV, WMV
 =========  ============================================================================================================
 """
@@ -19,32 +19,32 @@ import zlib
 import numpy as np
 
 EBML, SEGMENT, CLUSTER, TRACKS, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B, 0xEC
-# What a segment may hold: these three, SeekHead, Info, Cues, Chapters, Tags, Attachments, CRC-32.
+# The elements of a segment: cluster, tracks, void, SeekHead, Info, Cues, Chapters, Tags, Attachments, CRC-32.
 INSIDE = {CLUSTER, TRACKS, VOID, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469, 0xBF}
-IN_CLUSTER = {0xE7, 0xA0, 0xA3, 0xA7, 0xAB, 0x5854, VOID, 0xBF}  # times, blocks and the like
-CHUNK = re.compile(rb"[0-9A-Fa-f]{2}(dc|db|wb|tx|pc|iv)|ix[0-9A-Fa-f]{2}|[A-Za-z]{3}[A-Za-z0-9 ]")  # in an AVI file
+IN_CLUSTER = {0xE7, 0xA0, 0xA3, 0xA7, 0xAB, 0x5854, VOID, 0xBF}  # the elements of a cluster, such as times and blocks
+CHUNK = re.compile(rb"[0-9A-Fa-f]{2}(dc|db|wb|tx|pc|iv)|ix[0-9A-Fa-f]{2}|[A-Za-z]{3}[A-Za-z0-9 ]")  # AVI chunk names
 JOINED = "holds several films joined end to end, of which only the first could be read"
 
 
-def fault(file, kind):
-    """What is wrong with an open file of FFmpeg's format `kind`, or None where nothing is found."""
-    look = next((look for part, look in LOOKS if part in kind), None)
-    if look is None:
+def fault(file, format_name):
+    """The damage of an open file in one of FFmpeg's formats, as text, or None if the check finds none."""
+    check = next((check for name, check in CHECKS if name in format_name), None)
+    if check is None:
         return None
-    place = file.tell()
+    position = file.tell()
     try:
-        return look(file, file.seek(0, os.SEEK_END))
+        return check(file, file.seek(0, os.SEEK_END))
     finally:
-        file.seek(place)  # where FFmpeg left it
+        file.seek(position)  # FFmpeg reads on from here
 
 
 def _matroska(file, size):
-    """Top level: header, segment, and perhaps more of these, where files were joined."""
+    """Check the top level: a header and a segment, and more of these if files were joined."""
     at, known = 0, False
     while at < size:
         name, start, end = _element(file, at)
         if name not in (EBML, SEGMENT, VOID):
-            return None if known else f"damaged: no element begins at byte {at}"  # behind all, it may be anything
+            return None if known else f"damaged: no element begins at byte {at}"  # bytes after the segment are ignored
         if name == SEGMENT:
             known, at = True, start
             while at < min(size if end is None else end, size):
@@ -52,7 +52,7 @@ def _matroska(file, size):
                 if name not in INSIDE:
                     return None if name == EBML else f"damaged: no element begins at byte {at}"
                 if after is None:
-                    return None  # a live recording: sizes were not known when it was written
+                    return None  # a live recording does not know its sizes when it is written
                 if after > size:
                     return f"cut short: {after - size} bytes are missing at its end"
                 wrong = _content(file, name, start, after)
@@ -66,7 +66,7 @@ def _matroska(file, size):
 
 
 def _content(file, name, start, end):
-    """What is wrong within an element of the top level."""
+    """The damage inside an element of the top level, as text, or None."""
     file.seek(start)
     if name in (CLUSTER, TRACKS) and file.read(2) == b"\xbf\x84":  # the checksum of all that follows
         wanted = int.from_bytes(file.read(4), "little")
@@ -76,12 +76,12 @@ def _content(file, name, start, end):
     while name == CLUSTER and at < end:
         inner, _, at = _element(file, at)
         if inner not in IN_CLUSTER or at is None or at > end:
-            return f"damaged: bytes {start} to {end} are no row of frames"
+            return f"damaged: bytes {start} to {end} are not a sequence of frames"
     return None
 
 
 def _element(file, at):
-    """(ID, where its content begins, where that ends or None) of the EBML element at a place."""
+    """(ID, start of the content, end of the content or None) of the EBML element at byte `at`."""
     file.seek(at)
     head = file.read(12)
     if not head or not head[0]:
@@ -97,11 +97,11 @@ def _element(file, at):
 
 
 def _read(file, count):
-    """`count` bytes, of an unbuffered file, which may give fewer at once."""
-    parts = bytearray()
-    while len(parts) < count and (part := file.read(count - len(parts))):
-        parts += part
-    return parts
+    """`count` bytes of an unbuffered file, whose read may return fewer."""
+    content = bytearray()
+    while len(content) < count and (piece := file.read(count - len(content))):
+        content += piece
+    return content
 
 
 def _transport(file, size):
@@ -114,21 +114,21 @@ def _transport(file, size):
     step, first = found[0]
     file.seek(0)
     at = 0
-    while part := _read(file, step * 2**15):
-        marks = np.frombuffer(part, np.uint8)[first::step]
-        if (marks != 0x47).any():
-            return f"damaged: no packet begins at byte {at + step * int(np.argmax(marks != 0x47))}"
-        at += len(part)
+    while packets := _read(file, step * 2**15):
+        sync = np.frombuffer(packets, np.uint8)[first::step]
+        if (sync != 0x47).any():
+            return f"damaged: no packet begins at byte {at + step * int(np.argmax(sync != 0x47))}"
+        at += len(packets)
     return f"cut short: its last packet has {at % step} of {step} bytes" if at % step else None
 
 
 def _avi(file, size):
-    """Lists are entered, whatever their size says: some writers leave that at 0."""
+    """Check the chunks. The check ignores the sizes of lists, which some writers leave at 0, and enters every list."""
     at, name, odd = 0, b"", 0
     while at + 8 <= size and name != b"idx1":
         file.seek(at)
         head = file.read(9)
-        # A byte more makes an odd length even, but some writers leave it out.
+        # A padding byte makes an odd length even, but some writers leave it out.
         skip = next((skip for skip in (odd, 0) if CHUNK.match(head, skip)), None)
         if skip is None:
             return f"damaged: no chunk begins at byte {at}"
@@ -152,19 +152,19 @@ def _mp4(file, size):
     return JOINED if boxes.count(b"moov") > 1 and b"moof" not in boxes else None
 
 
-def _begun_again(file, size):
-    """Look for the first bytes of the file, which are those of its format, further behind."""
+def _repeated_header(file, size):
+    """Search the file for a second copy of its first bytes, the header of its format."""
     file.seek(0)
     head = _read(file, 13)
-    seen = b""
-    while part := file.read(2**20):
-        seen = seen[-len(head) :] + part
-        if head in seen:
+    window = b""
+    while content := file.read(2**20):
+        window = window[-len(head) :] + content
+        if head in window:
             return JOINED
     return None
 
 
-LOOKS = (
-    ("matroska", _matroska), ("mpegts", _transport), ("avi", _avi), ("mp4", _mp4), ("flv", _begun_again),
-    ("asf", _begun_again),
+CHECKS = (
+    ("matroska", _matroska), ("mpegts", _transport), ("avi", _avi), ("mp4", _mp4), ("flv", _repeated_header),
+    ("asf", _repeated_header),
 )  # fmt: skip

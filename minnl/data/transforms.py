@@ -1,8 +1,8 @@
-"""Which frames of a video make a clip, and what is done to them: pure functions on arrays.
+"""The frames of a clip and their transforms: pure functions on arrays.
 
-Frames are arrays of shape (T, H, W, C); any number of axes may stand before H. Random choices come from the
-`numpy.random.Generator` that is handed in, so the same generator gives the same clip. The numbers (start of a clip,
-truncated sizes, crops, mean and deviation) are those of the authors' release of *Non-local Neural Networks*.
+Frames are arrays of shape (T, H, W, C); any number of axes may come before H. Random choices come from a
+`numpy.random.Generator` argument, so the same generator gives the same clip. The numbers (start of a clip, truncated
+sizes, crops, mean and std) are those of the authors' release of *Non-local Neural Networks*.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import numpy as np
 from minnl import checks
 from minnl.backend import Array
 
-# One mean and deviation for all channels, on the scale of 0 to 255.
-MEAN = 114.75
-DEVIATION = 57.375
+MEAN = 114.75  # the mean of all channels in the authors' release, on the scale of 0 to 255
+DEVIATION = 57.375  # the std of all channels in the authors' release, on the scale of 0 to 255
 
 
 def clip_indices(length: int, frames: int, stride: int, start: int) -> Array:
-    """Positions of the frames of one clip: ``start, start + stride, ...``, going round at the video's end.
+    """Positions of the frames of one clip: ``start, start + stride, ...``, wrapping around at the video's end.
 
     Parameters
     ----------
@@ -29,7 +28,7 @@ def clip_indices(length: int, frames: int, stride: int, start: int) -> Array:
     frames, stride : int
         Frames of the clip, and the step between them.
     start : int
-        Position of the first.
+        Position of the first frame.
 
     Returns
     -------
@@ -38,7 +37,7 @@ def clip_indices(length: int, frames: int, stride: int, start: int) -> Array:
     Raises
     ------
     ValueError
-        For a length, frames or stride below 1, or a negative start.
+        If length, frames or stride is below 1, or start is negative.
     """
     checks.count("clip_indices", "length", length, 1)
     checks.count("clip_indices", "frames", frames, 1)
@@ -48,16 +47,16 @@ def clip_indices(length: int, frames: int, stride: int, start: int) -> Array:
 
 
 def spread_indices(length: int, frames: int) -> Array:
-    """Positions of `frames` frames spread evenly over a whole video: the middle of each of as many equal parts.
+    """Positions of frames spread evenly over a whole video: the middles of `frames` equal sections.
 
-    Returns an int64 ndarray of shape (frames,); positions repeat where the video is shorter.
+    Returns an int64 ndarray of shape (frames,); positions repeat if the video has fewer frames.
     """
     length, frames = (checks.count("spread_indices", n, v, 1) for n, v in (("length", length), ("frames", frames)))
     return (2 * np.arange(frames, dtype=np.int64) + 1) * length // (2 * frames)
 
 
 def random_start(length: int, frames: int, stride: int, rng: np.random.Generator) -> int:
-    """A start drawn evenly from 0 to ``length - frames * stride``, both included; 0 if the video is shorter."""
+    """A start drawn uniformly from 0 to ``length - frames * stride``, both included; 0 if the video is shorter."""
     return int(rng.integers(max(length - frames * stride, 0), endpoint=True))
 
 
@@ -67,19 +66,19 @@ def center_start(length: int, frames: int, stride: int) -> int:
 
 
 def even_starts(length: int, clips: int = 10) -> list[int]:
-    """Starts of `clips` clips spread evenly over the video: ``int(j * length / clips)``, as a list."""
+    """The starts of `clips` clips spread evenly over the video: ``int(j * length / clips)``, as a list."""
     return [j * length // checks.count("even_starts", "clips", clips, 1) for j in range(clips)]
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the shorter is `short_side`; the longer is truncated to an int."""
+    """(height, width) scaled so that the shorter side is `short_side`; the longer side is truncated to an int."""
     if height <= width:
         return short_side, width * short_side // height
     return height * short_side // width, short_side
 
 
 def cover_size(height: int, width: int, size: Sequence[int]) -> tuple[int, int]:
-    """(height, width) scaled by one factor so that it just covers `size`, a (height, width)."""
+    """(height, width) scaled by one factor so that the frame just covers `size`, a (height, width)."""
     if size[0] * width >= size[1] * height:
         return size[0], width * size[0] // height
     return height * size[1] // width, size[1]
@@ -88,9 +87,9 @@ def cover_size(height: int, width: int, size: Sequence[int]) -> tuple[int, int]:
 def resize(frames: Array, size: Sequence[int]) -> Array:
     """Scale frames by bilinear interpolation.
 
-    Pixels are squares: output pixel i has its centre at ``(i + 1/2) * old / new - 1/2`` of the input, and takes from
-    the two input pixels on either side of it, along each axis (cv2's INTER_LINEAR, PyTorch's ``align_corners=False``).
-    Shrinking does not average first.
+    Along each axis, output pixel i has its centre at input position ``(i + 1/2) * old / new - 1/2`` and interpolates
+    the two nearest input pixels (cv2's INTER_LINEAR, PyTorch's ``align_corners=False``). Downscaling does not average
+    first.
 
     Parameters
     ----------
@@ -101,14 +100,14 @@ def resize(frames: Array, size: Sequence[int]) -> Array:
     Returns
     -------
     scaled : ndarray of shape (..., *size, C) and the same dtype, uint8 rounded
-        `frames` itself where it has this size already.
+        `frames` itself if it has this size already.
 
     Raises
     ------
     TypeError
-        For another dtype.
+        If frames have another dtype.
     ValueError
-        For frames with no pixels.
+        If frames have no pixels.
     """
     height, width = checks.pair("resize", "size", size)
     if frames.dtype not in (np.uint8, np.float32):
@@ -120,7 +119,7 @@ def resize(frames: Array, size: Sequence[int]) -> Array:
     up, down, row = _taps(frames.shape[-3], height)
     left, right, column = _taps(frames.shape[-2], width)
     scaled = np.empty((*frames.shape[:-3], height, width, frames.shape[-1]), frames.dtype)
-    # One picture at a time: what is in between then fits the cache.
+    # The loop is over single frames, so that the intermediate arrays fit the cache.
     for where in np.ndindex(frames.shape[:-3]):
         picture = frames[where]
         picture = _between(picture[up], picture[down], row[:, None, None])
@@ -130,7 +129,7 @@ def resize(frames: Array, size: Sequence[int]) -> Array:
 
 
 def _taps(old, new):
-    """For each of `new` pixels on a line of `old`: the pixel before, the one after, and the share of the latter."""
+    """For `new` pixels on a line of `old` pixels: the pixel before, the pixel after, and the weight of the latter."""
     position = (np.arange(new, dtype=np.float32) + 0.5) * (old / new) - 0.5
     position = position.clip(0, old - 1)
     before = position.astype(np.int64)
@@ -143,14 +142,14 @@ def _between(a, b, share):
 
 
 def random_crop(frames: Array, size: Sequence[int], rng: np.random.Generator) -> Array:
-    """Cut a random box of `size` (height, width) out of (..., H, W, C): the same in all frames. Returns a view."""
-    rows, columns = _room("random_crop", frames, size)
+    """A random crop of `size` (height, width) of (..., H, W, C), the same in all frames. Returns a view."""
+    rows, columns = _margins("random_crop", frames, size)
     return _cut(frames, int(rng.integers(rows, endpoint=True)), int(rng.integers(columns, endpoint=True)), size)
 
 
 def center_crop(frames: Array, size: Sequence[int]) -> Array:
-    """Cut the box of `size` (height, width) in the middle out of (..., H, W, C). Returns a view."""
-    rows, columns = _room("center_crop", frames, size)
+    """The crop of `size` (height, width) in the middle of (..., H, W, C). Returns a view."""
+    rows, columns = _margins("center_crop", frames, size)
     return _cut(frames, rows // 2, columns // 2, size)
 
 
@@ -172,7 +171,7 @@ def three_crops(frames: Array) -> list[Array]:
     return [_cut(frames, k * rows, k * columns, (side, side)) for k in range(3)]
 
 
-def _room(where, frames, size):
+def _margins(where, frames, size):
     height, width = frames.shape[-3:-1]
     if size[0] > height or size[1] > width:
         raise ValueError(
@@ -192,9 +191,9 @@ def horizontal_flip(frames: Array) -> Array:
 
 
 def differences(frames: Array) -> Array:
-    """Each frame less the one before it: (T, H, W, C) -> (T - 1, H, W, C), float32.
+    """The differences of consecutive frames: (T, H, W, C) -> (T - 1, H, W, C), float32.
 
-    Raises TypeError for frames that are not float32: uint8 would go round at 0.
+    Raises TypeError for frames that are not float32, since uint8 would wrap around at 0.
     """
     if frames.dtype != np.float32:
         raise TypeError(f"differences: frames must be float32, got {frames.dtype}; normalize them first")
@@ -202,5 +201,5 @@ def differences(frames: Array) -> Array:
 
 
 def normalize(frames: Array, mean: float | Array = MEAN, deviation: float | Array = DEVIATION) -> Array:
-    """``(v - mean) / deviation`` as float32, for v from 0 to 255; these two are numbers, or float32, one a channel."""
+    """``(v - mean) / deviation`` as float32, for v from 0 to 255. Both are numbers, or float32 arrays per channel."""
     return (frames.astype(np.float32) - mean) / deviation

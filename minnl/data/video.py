@@ -1,18 +1,18 @@
 """Video files to arrays.
 
-A file is decoded from its first frame on, never from the middle: seeking lands on other frames where an index is
-broken, and a file cut short shows itself only at its end. So there are two passes. `scan_video` decodes the whole file,
-keeps nothing, and judges it. `read_video` decodes as far as the last frame asked for, and keeps only those asked for,
-scaled already: its memory is that of what it returns, however long the video.
+A file is always decoded from its first frame, because seeking in a file with a broken index returns other frames, and
+because only the end of a file shows whether the file is cut short. There are two passes. `scan_video` decodes the whole
+file, keeps nothing, and checks it. `read_video` decodes up to the last requested frame and keeps only the requested
+frames, scaled, so its memory does not depend on the length of the video.
 
-**Time.** Frames of phones, screen recordings and GIFs do not come at equal intervals. A video of n frames that lasts
-d seconds is read as n slots of d / n seconds (given a rate, as ``round(d * rate)`` slots), and a slot shows what is on
-screen in its middle. Where frames do come at equal intervals, slot k is frame k. Where the times that a file gives its
-frames do not increase (H.264 with B-frames in AVI; joined files), they are not used: the frames are taken in the order
-of the decoder, at the file's average rate.
+**Time.** The frames of phones, screen recordings and GIFs do not come at equal intervals. A video of n frames that
+lasts d seconds is read as n slots of d / n seconds (with a rate, as ``round(d * rate)`` slots), and a slot holds the
+frame on screen at its middle. If frames come at equal intervals, slot k is frame k. If the times of the frames do not
+increase (H.264 with B-frames in AVI; joined files), they are not used: the frames are read in the order of the decoder,
+at the file's average rate.
 
-**Scaling.** Colours have to be converted in any case (videos hold YCbCr, often with fewer pixels), and FFmpeg's swscale
-shrinks in the same call, averaging over an area, in less time than it takes not to shrink.
+**Scaling.** Colours have to be converted in any case (videos hold YCbCr, often with fewer pixels). FFmpeg's swscale
+scales down in the same call, averaging over an area, which takes less time than the conversion at full size.
 
 Not applied: the shape of pixels (sample aspect ratio), deinterlacing, transparency.
 """
@@ -31,22 +31,23 @@ from minnl import checks
 from minnl.backend import Array
 from minnl.data.decoder import Video, VideoError, size_upright
 
-# What a healthy file may lack of the video it announces; docs/data.md has the figures behind it.
+# A healthy file may end this much before the end that it announces: 3 frames, or 1 % of the duration, whichever is more
+# (docs/data.md has the measurements).
 SLACK_FRAMES = 3
 SLACK_SHARE = 0.01
 
 
 class VideoInfo(NamedTuple):
-    """What `scan_video` finds.
+    """The result of `scan_video`.
 
     frames : int
-        Frames that decoding gives (those marked as not to be shown left out).
+        The number of decoded frames, without frames marked as not to be shown.
     duration : float
         Seconds from the start of the first frame to the end of the last.
     height, width : int
         Size of the first frame, upright.
     even : bool
-        Whether the frames' times are of no use, and the frames are taken to come evenly.
+        Whether the frames are read at equal intervals because their times do not increase.
     """
 
     frames: int
@@ -56,16 +57,16 @@ class VideoInfo(NamedTuple):
     even: bool = False
 
     def slots(self, rate: float | None = None) -> int:
-        """Length of the video at `rate` frames a second; its own number of frames for None."""
+        """The length of the video at `rate` frames per second; for None its own number of frames."""
         return self.frames if rate is None else max(1, round(self.duration * rate))
 
 
 def scan_video(path: str | os.PathLike[str]) -> VideoInfo:
-    """Decode a whole file, keeping nothing, to see whether it is sound and how long it is.
+    """Decode a whole file, keeping nothing, to check it for damage and to find its length.
 
     A file counts as cut short if its video ends more than 3 frames and more than 1 % before the end that the file
     announces (the video's duration; in AVI files, its number of frames). Formats that announce nothing, such as MPEG
-    transport streams, cannot be judged by that.
+    transport streams, cannot be checked in this way.
 
     Parameters
     ----------
@@ -78,9 +79,9 @@ def scan_video(path: str | os.PathLike[str]) -> VideoInfo:
     Raises
     ------
     VideoError
-        Naming the file and the reason.
+        If the file cannot be used; the message names the file and the reason.
     ImportError
-        Without PyAV.
+        If PyAV is not installed.
     """
     with Video(path) as video:
         times = []
@@ -94,12 +95,12 @@ def scan_video(path: str | os.PathLike[str]) -> VideoInfo:
         even = None in times or any(later <= time for time, later in zip(times, times[1:], strict=False))
         if even:
             times, tail = [(times[0] or 0) + k * video.interval for k in range(len(times))], video.interval
-        # The last frame has no length in some files; it gets that of an average one.
+        # The last frame has no length in some files; it gets the average length.
         interval = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else video.interval
         end = times[-1] + (tail or interval)
         announced, reached = video.announced_end(), end
         if announced is None:
-            # What is announced for the file as a whole is the end of its longest stream, be it sound.
+            # The end that the file announces is the end of its longest stream, which may be a sound stream.
             announced, reached = video.announced_end_of_file(), max(end, video.furthest)
         if announced is not None and announced - reached > max(SLACK_FRAMES * interval, SLACK_SHARE * announced):
             raise VideoError(path, f"cut short: {len(times)} frames are there, {announced - reached:.2f} s are missing")
@@ -116,13 +117,13 @@ def read_video(
     ----------
     path : str or path-like
     positions : sequence of int, optional
-        Which frames, in any order, repeats allowed, from 0 to ``info.slots(rate) - 1``. All, by default.
+        Positions of frames from 0 to ``info.slots(rate) - 1``, in any order, repeats allowed. By default all frames.
     size : (int, int), optional
-        Height and width to scale to. As in the file, by default.
+        Height and width to scale to. By default the size of the file.
     rate : float, optional
-        Frames a second. The file's own average, by default, which gives every frame once where they come evenly.
+        Frames per second. By default the file's average rate, which gives every frame once if they come evenly.
     info : VideoInfo, optional
-        What `scan_video` gave for this file, if that is known, to save its pass.
+        The result of `scan_video` for this file, which saves its pass.
 
     Returns
     -------
@@ -131,11 +132,11 @@ def read_video(
     Raises
     ------
     VideoError
-        For a file that cannot be used.
+        If the file cannot be used.
     ValueError
-        For a position that the video does not have, or a rate or size that is not positive.
+        If the video does not have a position, or rate or size is not positive.
     ImportError
-        Without PyAV.
+        If PyAV is not installed.
     """
     check_rate("read_video", rate)
     info = scan_video(path) if info is None else info
@@ -155,7 +156,7 @@ def read_video(
         for time, _, frame in video.frames():
             start = time if start is None else start
             since = count * info.duration / info.frames if info.even else time - start
-            # A slot shows the last frame that has come by its middle: known once a later frame comes.
+            # A slot holds the last frame that starts before its middle, which is known when a later frame comes.
             while waiting and shown is not None and since > _middle(positions[waiting[-1]], slots, info):
                 picture = video.picture(shown, height, width) if picture is None else picture
                 read[waiting.pop()] = picture
@@ -163,17 +164,17 @@ def read_video(
                 return read
             shown, picture, count = frame, None, count + 1
         if count != info.frames:
-            raise VideoError(path, f"has changed: {info.frames} frames were there when it was scanned, now {count}")
+            raise VideoError(path, f"has changed: the scan found {info.frames} frames, now there are {count}")
         read[waiting] = video.picture(shown, height, width)
     return read
 
 
 def check_rate(where, rate):
-    """`rate`, if it is None or a number of frames a second."""
+    """`rate`; an error unless it is None or a finite number above 0."""
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, numbers.Real)):
-        raise TypeError(f"{where}: rate must be a number of frames a second, got {rate!r}")
+        raise TypeError(f"{where}: rate must be a number of frames per second, got {rate!r}")
     if rate is not None and not 0 < rate < math.inf:
-        raise ValueError(f"{where}: rate must be above 0 frames a second, and finite; got {rate!r}")
+        raise ValueError(f"{where}: rate must be above 0 frames per second, and finite; got {rate!r}")
     return rate
 
 

@@ -19,27 +19,27 @@ CROPS = (1, 3, 6)
 class Views(Sequence):
     """Views of one video: clips that start evenly over it, each cut into crops.
 
-    Clip j of `clips` starts at frame ``int(j * n / clips)`` of n and goes round at the video's end. The crops of a clip
-    lie together:
+    Clip j of `clips` starts at frame ``int(j * n / clips)`` of n and wraps around at the video's end. The views of a
+    clip follow each other:
 
     =====  ==============================================================================================
-    crops  are
+    crops  views of a clip
     =====  ==============================================================================================
-    1      the middle, of the dataset's `size`
-    3      the squares at the start, in the middle and at the end of the longer side, as high as the scaled frame: they
-           may be larger than `size`, so the network has to take any size
-    6      those three, then their mirror images
+    1      the centre crop of the dataset's `size`
+    3      the squares at the start, in the middle and at the end of the longer side, with the side length
+           of the shorter side. They may be larger than `size`, so the network has to accept any size
+    6      these three squares, then their mirror images
     =====  ==============================================================================================
 
-    The video is decoded once, and of its frames only those in some view are kept, once each, scaled, as uint8: memory
-    depends on `clips` and the clip, not on the length of the video. A view is made from them each time it is asked for.
+    The video is decoded once. Each frame that is in a view is kept once, scaled, as uint8, so memory depends on `clips`
+    and the clip, not on the length of the video. Indexing makes a view from these frames.
 
     Parameters
     ----------
     dataset : data.ClipDataset
-        What a clip is: frames, stride, size, short_side. All other videos of it are left alone.
+        The dataset of the video. Its options (frames, stride, size, short_side) define a clip.
     index : int
-        Which of its videos.
+        The index of the video in the dataset.
     clips : int
     crops : 1, 3 or 6
 
@@ -50,10 +50,10 @@ class Views(Sequence):
     Raises
     ------
     ValueError
-        For a video that cannot be used (`VideoError`), values that are not finite, or views that do not go with the
-        dataset: more than one clip of stride="whole", or three crops of squashed frames, which hold everything already.
+        If the video cannot be used (`VideoError`), values are not finite, or the views do not fit the dataset: more
+        than one clip with stride="whole", or three crops of squashed frames, which show the whole width already.
     TypeError
-        For a dataset without videos or arrays behind it.
+        If the dataset is not a ClipDataset.
     """
 
     def __init__(self, dataset: ClipDataset, index: int, clips: int = 10, crops: Literal[1, 3, 6] = 3):
@@ -83,7 +83,7 @@ class Views(Sequence):
 
 
 def check(dataset, clips, crops):
-    """Refuse views that do not go with a dataset, whichever its videos."""
+    """Refuse views that do not fit the options of a dataset."""
     if not isinstance(dataset, ClipDataset):
         raise TypeError(f"Views: dataset must be of videos or arrays, got {type(dataset).__name__}")
     checks.count("Views", "clips", clips, 1)
@@ -92,7 +92,7 @@ def check(dataset, clips, crops):
         raise ValueError(f'Views: stride="whole" makes one clip of a video, asked for clips={clips}')
     if dataset.resize == "squash" and crops != 1:
         raise ValueError(
-            f"Views: crops={crops} needs resize='crop'; squashed frames hold the whole width already, use crops=1"
+            f"Views: crops={crops} needs resize='crop'; squashed frames show the whole width already, use crops=1"
         )
 
 
@@ -100,13 +100,13 @@ def parse(text):
     """(clips, crops) of a text such as "10x3"."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
-        raise ValueError(f"views: wanted are clips x crops such as 10x3, got {text!r}")
+        raise ValueError(f"views: expected clips x crops such as 10x3, got {text!r}")
     clips, crops = map(int, found.groups())
     return checks.count("views", "clips", clips, 1), checks.choice("views", "crops", crops, CROPS)
 
 
 def batches(views, size):
-    """Views as float32 arrays of shape (size, T, S, S, C), the last one perhaps with fewer."""
+    """Batches of views: float32 arrays of shape (size, T, S, S, C). The last batch may be smaller."""
     for first in range(0, len(views), size):
         x = np.empty((min(size, len(views) - first), *views.shape), np.float32)
         for place in range(len(x)):

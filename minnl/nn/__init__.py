@@ -47,7 +47,7 @@ __all__ = [
     "init",
 ]
 
-ELSEWHERE = {  # names that PyTorch's nn has, and what to write here
+ELSEWHERE = {  # a name in PyTorch's nn -> what to write here
     "Conv1d": "nn.Conv3d with kernels (k, 1, 1)",
     "Conv2d": "nn.Conv3d with kernels (1, k, k)",
     "BatchNorm1d": "nn.BatchNorm3d, for any number of axes",
@@ -65,7 +65,7 @@ ELSEWHERE = {  # names that PyTorch's nn has, and what to write here
 }
 
 
-if not TYPE_CHECKING:  # a checker would take any name to be there
+if not TYPE_CHECKING:  # with this function a type checker would accept any name
 
     def __getattr__(name):
         instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""

@@ -1,4 +1,4 @@
-"""Modules that hold modules: by number, by name, and in a row. Python's own lists and dicts would hide them."""
+"""Containers of modules: ModuleList, ModuleDict and Sequential. Module refuses plain lists and dicts of modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _module(where, name, module):
-    """`module`, if it is one."""
+    """`module`; an error if it is not a Module."""
     if isinstance(module, Module):
         return module
     what, instead = f"{type(module).__name__}, a Module expected", ""
@@ -25,7 +25,7 @@ def _module(where, name, module):
 
 
 class ModuleList(Module):
-    """Modules by number, named "0", "1", …; whoever holds the list calls them.
+    """Modules by number, named "0", "1", …; the module that holds the list calls them.
 
     It has append, extend, len, iteration, `[i]` to get (also a slice, as a plain list) and to replace.
     """
@@ -35,7 +35,7 @@ class ModuleList(Module):
         self.extend(modules)
 
     def append(self, module: Module) -> Self:
-        """Add one at the end."""
+        """Add a module at the end."""
         name = str(len(self))
         if name in self._modules:
             raise ValueError(f"{type(self).__name__}: there is a module {name!r} already, at another place")
@@ -43,7 +43,7 @@ class ModuleList(Module):
         return self
 
     def extend(self, modules: Iterable[Module]) -> Self:
-        """Add several at the end: all of them, or after an error none."""
+        """Add modules at the end: all of them, or none after an error."""
         if isinstance(modules, (Module, dict)) and not isinstance(modules, ModuleList):
             raise TypeError(f"{type(self).__name__}: modules is {type(modules).__name__}, a list of modules expected")
         modules = [_module(type(self).__name__, len(self) + i, module) for i, module in enumerate(modules)]
@@ -65,7 +65,7 @@ class ModuleList(Module):
 
 
 class ModuleDict(Module):
-    """Modules by name, from a dict; whoever holds it calls them.
+    """Modules by name, from a dict; the module that holds the ModuleDict calls them.
 
     It has `[name]` to get, to set and to delete, len, `in`, iteration over names, keys, values and items.
     """
@@ -108,7 +108,7 @@ class ModuleDict(Module):
 class Sequential(ModuleList):
     """Modules called one after another; named "0", "1", … or by keyword: ``Sequential(conv=…, norm=…)``.
 
-    What it is given beside x goes to the last one, beside what that one is given. Otherwise a ModuleList.
+    Further arguments go to the last module, after its input. In all other respects it is a ModuleList.
     """
 
     def __init__(self, *modules: Module, **named: Module):

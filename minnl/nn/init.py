@@ -22,8 +22,10 @@ _state = _State()
 
 @contextlib.contextmanager
 def skipped() -> Iterator[None]:
-    """Context in which weights made by this thread start as 0 and nothing is drawn: for networks that get theirs from a
-    file, or are only looked at. Zeros that nobody touches take neither time nor memory.
+    """Context in which this thread's new weights are 0 and no random numbers are drawn.
+
+    It serves networks whose weights come from a file, and networks of which only the shapes matter. Zeros that are not
+    touched take neither time nor memory.
     """
     before, _state.drawing = _state.drawing, False
     try:
@@ -47,12 +49,12 @@ def uniform(shape: int | Sequence[int], bound: float) -> Array:
 
 
 def he_normal(shape: int | Sequence[int], fan: float) -> Array:
-    """N(0, 2 / fan): keeps the variance of ReLU networks (He et al. 2015)."""
+    """N(0, 2 / fan), which preserves the variance in ReLU networks (He et al. 2015)."""
     return normal(shape, math.sqrt(2 / fan))
 
 
 def he_uniform(shape: int | Sequence[int], fan_in: float) -> Array:
-    """Uniform with bound 1 / sqrt(fan_in): what PyTorch's layers start from."""
+    """Uniform with bound 1 / sqrt(fan_in), the initial weights of PyTorch's layers."""
     return uniform(shape, 1 / math.sqrt(fan_in))
 
 

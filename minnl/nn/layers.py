@@ -1,4 +1,4 @@
-"""Layers: an op with the parameters it learns. Fresh layers are float32 on the CPU."""
+"""Layers: ops with the parameters that they learn. New layers are float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Conv3d(Module):
 class BatchNorm3d(Module):
     """Batch normalisation of the channels; weight `gamma` (1), bias 0, running statistics as buffers.
 
-    frozen=True normalises with the running statistics in every mode and learns nothing: a property of the layer,
-    which `train()` does not thaw. gamma=0 makes what it ends start as zero (the last one of a residual branch).
+    With frozen=True the layer normalises with the running statistics in every mode and learns nothing; `train()` does
+    not change that. gamma=0 in the last batch norm of a residual branch makes the branch start as zero.
     """
 
     running_mean: Array
@@ -73,7 +73,7 @@ class BatchNorm3d(Module):
         self.buffer("running_var", np.ones(channels, np.float32))
 
     def forward(self, x: Tensor | Array, relu: bool = False, residual: Tensor | Array | None = None) -> Tensor:
-        """relu(norm(x) + residual), each of the two only if asked for."""
+        """relu(norm(x) + residual); the ReLU and the residual are optional."""
         inputs, options = (x, self.running_mean, self.running_var, self.weight, self.bias), (relu, residual)
         if self.frozen:
             return F.frozen_batch_norm(*inputs, self.eps, *options)
@@ -84,7 +84,7 @@ class BatchNorm3d(Module):
 
 
 class Affine(Module):
-    """Scale (1) and shift (0) of each channel, not learned: what a frozen batch norm folds into."""
+    """Scale (1) and shift (0) of each channel, not learned: the folded form of a frozen batch norm."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -93,7 +93,7 @@ class Affine(Module):
         self.bias = Parameter(np.zeros(channels, np.float32), requires_grad=False, decay=False)
 
     def forward(self, x: Tensor | Array, relu: bool = False, residual: Tensor | Array | None = None) -> Tensor:
-        """relu(affine(x) + residual), each of the two only if asked for, as of BatchNorm3d."""
+        """relu(affine(x) + residual); the ReLU and the residual are optional, as in BatchNorm3d."""
         y = F.affine(x, self.weight, self.bias)
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y

@@ -1,4 +1,4 @@
-"""Training or evaluation: the mode that a module is in, and contexts in which this thread sees it in another."""
+"""The mode of a module, training or evaluation, and contexts that change the mode in the current thread only."""
 
 from __future__ import annotations
 
@@ -18,67 +18,67 @@ M = TypeVar("M", bound="Module")
 
 
 class _State(threading.local):
-    """What contexts have lent to a thread: id of a module -> mode."""
+    """The modes that contexts have set in a thread: id of a module -> mode."""
 
     def __init__(self):
-        self.lent = {}
+        self.modes = {}
 
 
 _state = _State()
 
 
-def seen(module):
-    """The mode that this thread sees a module in: that of the innermost context, or the module's own."""
-    return _state.lent.get(id(module), module.__dict__.get("_mode", True))
+def current(module):
+    """The mode of a module in this thread: that of the innermost context, or else the module's own mode."""
+    return _state.modes.get(id(module), module.__dict__.get("_mode", True))
 
 
 def of(module):
-    """As `seen`; an error in training mode while another thread evaluates.
+    """As `current`, but an error in training mode while another thread evaluates the module.
 
-    Such a thread may have been started by the one that evaluates, and then its outputs would be wrong; or it may train,
-    and then it changes what the other one measures.
+    If the evaluating thread started this thread, the outputs here would be wrong. If this thread trains, it changes the
+    module that the other thread evaluates.
     """
-    mode = seen(module)
-    if mode and id(module) not in _state.lent and os.getpid() in module.__dict__.get("_evaluated", ()):
+    mode = current(module)
+    if mode and id(module) not in _state.modes and os.getpid() in module.__dict__.get("_evaluated", ()):
         raise RuntimeError(
             f"{type(module).__name__}: used in training mode while another thread is in nn.evaluating with it; enter "
-            "nn.evaluating in this thread too, or give one of them a copy (copy.deepcopy)"
+            "nn.evaluating in this thread too, or give one of the threads a copy (copy.deepcopy)"
         )
     return mode
 
 
 def switch(module, mode):
-    """Put a module into a mode: within a context that keeps modes for this thread and until its end, else for all."""
-    if id(module) in _state.lent:
-        _state.lent[id(module)] = mode
+    """Set the mode of a module: inside `keeping_modes` for this thread and until its end, else for all threads."""
+    if id(module) in _state.modes:
+        _state.modes[id(module)] = mode
     else:
         module.__dict__["_mode"] = mode
 
 
 @contextlib.contextmanager
 def keeping_modes(module):
-    """Context in which switches of a module and its parts are this thread's own, and after which they are undone."""
-    before, parts = _state.lent, module.modules()  # held, so that no other module gets the id of one
-    _state.lent = before | {id(m): seen(m) for m in parts}
+    """Context in which mode switches of a module and all below concern only this thread and are undone at its end."""
+    before, modules = _state.modes, module.modules()  # the list keeps the modules alive, so ids are not reused
+    _state.modes = before | {id(m): current(m) for m in modules}
     try:
         yield module
     finally:
-        _state.lent = before
+        _state.modes = before
 
 
 @contextlib.contextmanager
 def evaluating(module: M) -> Iterator[M]:
-    """Context in which a module is in eval mode and no graph is recorded, for this thread; its modes stay as they are.
+    """Context in which, for this thread, a module is in eval mode and no graph is recorded.
 
-    Several threads may be in here with one module. What uses a module in training mode in another thread meanwhile, be
-    it a worker that this thread has started or one that trains, gets a RuntimeError.
+    The modes are restored at the end. Several threads may evaluate one module at a time. Until the end, the use of the
+    module in training mode in another thread is a RuntimeError, whether this thread started the other one or not.
     """
-    process, parts = os.getpid(), module.modules()  # a forked child has but one of the threads
+    process, modules = os.getpid(), module.modules()  # the process, since a forked child has only one of the threads
     with keeping_modes(module), engine.no_grad():
-        for part in parts:
-            part.__dict__.setdefault("_evaluated", []).append(process)
+        for m in modules:
+            m.__dict__.setdefault("_evaluated", []).append(process)
         try:
             yield module.eval()
         finally:
-            for part in parts:
-                part.__dict__["_evaluated"].remove(process)
+            for m in modules:
+                m.__dict__["_evaluated"].remove(process)

@@ -1,4 +1,4 @@
-"""Module: parameters, buffers and other modules, in the order in which they were assigned."""
+"""Module: parameters, buffers and child modules, in the order of assignment."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     Y = TypeVar("Y", covariant=True)
 
     class Callee(Protocol[P, Y]):
-        """A module as its call sees it, so that a call takes and returns what forward does."""
+        """The type of a module in `__call__`: a call has the arguments and the result of `forward`."""
 
         def forward(self, *inputs: P.args, **options: P.kwargs) -> Y: ...
 
 
-LISTED = 50  # names in a message
+LISTED = 50  # the largest number of names that an error of load_state_dict lists
 TABLES = ("_parameters", "_buffers", "_modules")
 CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
 MAY_HOLD = (Tensor, *CONTAINERS)
-ELSEWHERE = {  # names that PyTorch's modules have, and what to write here
+ELSEWHERE = {  # an attribute of PyTorch's modules -> what to write here
     "cuda": '.to("gpu")',
     "cpu": '.to("cpu")',
     "half": ".to(dtype=...), float32 or float64",
@@ -52,9 +52,10 @@ ELSEWHERE = {  # names that PyTorch's modules have, and what to write here
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns: assigned to a Module's attribute it is listed by `parameters`.
+    """A tensor that a module learns. A Parameter that is assigned to an attribute of a Module is in its `parameters()`.
 
-    `decay` says whether weight decay applies to it where no group of an optimiser says so (not to batch norm's).
+    `decay` says whether an optimiser's weight decay applies to the parameter, unless its group sets a weight decay. It
+    is False for the parameters of batch norm.
     """
 
     __slots__ = ("decay",)
@@ -67,27 +68,28 @@ class Parameter(Tensor):
 
 
 def _learners(value):
-    """The modules, parameters and other leaves that require a gradient in a value: itself, or what containers hold."""
-    ahead, seen = [value], set()
+    """The modules, parameters and other leaves that require a gradient: `value` itself, or in nested containers."""
+    ahead, visited = [value], set()
     while ahead:
-        one = ahead.pop()
-        if isinstance(one, (Module, Parameter)) or (isinstance(one, Tensor) and one.is_leaf and one.requires_grad):
-            yield one
-        elif isinstance(one, CONTAINERS) and id(one) not in seen:
-            seen.add(id(one))
-            ahead += one.values() if isinstance(one, dict) else one
+        item = ahead.pop()
+        if isinstance(item, (Module, Parameter)) or (isinstance(item, Tensor) and item.is_leaf and item.requires_grad):
+            yield item
+        elif isinstance(item, CONTAINERS) and id(item) not in visited:
+            visited.add(id(item))
+            ahead += item.values() if isinstance(item, dict) else item
 
 
 class Module:
-    """A piece of a network. Subclasses assign parameters, buffers and modules in ``__init__`` and write `forward`.
+    """The base class of layers and networks.
 
-    Everything is kept in the order of assignment, so that optimisers, checkpoints and seeds see the same order in
-    every run. Assigning a parameter or a module again, or None, replaces; buffers (arrays without gradient, such as
-    running statistics) are declared with :meth:`buffer`.
+    A subclass assigns parameters and child modules in ``__init__`` and writes `forward`. The module keeps the order of
+    assignment, so that optimisers, checkpoints and seeds have the same order in every run. A second assignment to a
+    name replaces the parameter or module, and None removes it. :meth:`buffer` declares buffers: arrays without
+    gradient, such as running statistics.
 
-    What would be neither trained nor saved is refused: plain containers with modules or parameters (nn.ModuleList and
-    nn.ModuleDict are for these), and tensors that require a gradient but are no Parameter; where they are assigned, or
-    where a list was filled later, when the module is next asked for its parts.
+    A module refuses objects that it would neither train nor save: plain containers of modules or parameters (use
+    nn.ModuleList or nn.ModuleDict), and tensors that require a gradient but are not Parameters. The assignment raises
+    the error. If a list is filled later, the next call that lists modules or parameters raises it.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -95,14 +97,14 @@ class Module:
         self.__dict__.update({table: {} for table in TABLES})
         return self
 
-    def __init__(self) -> None:  # takes no arguments, and refuses those that a subclass without __init__ is given
+    def __init__(self) -> None:  # without this, a subclass without __init__ would accept any arguments
         pass
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for name, value in vars(cls).items():
             if next(_learners(value), None) is not None:
-                raise TypeError(f"{cls.__name__}: {name} is of the class, so no instance has it; assign it in __init__")
+                raise TypeError(f"{cls.__name__}: {name} is an attribute of the class; assign it in __init__ to self")
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -118,56 +120,56 @@ class Module:
         return y
 
     def __setattr__(self, name: str, value: Any) -> None:
-        home = "_parameters" if isinstance(value, Parameter) else "_modules" if isinstance(value, Module) else None
-        there = next((table for table in TABLES if name in self.__dict__[table]), None)
-        if home is None and there == "_buffers" and backend.is_array(value):
-            home = there
-        if home is None and there and value is not None:
-            self._refuse_unlike(name, value, there)
-        if home is None:
+        new = "_parameters" if isinstance(value, Parameter) else "_modules" if isinstance(value, Module) else None
+        old = next((table for table in TABLES if name in self.__dict__[table]), None)
+        if new is None and old == "_buffers" and backend.is_array(value):
+            new = old
+        if new is None and old and value is not None:
+            self._refuse_unlike(name, value, old)
+        if new is None:
             self._refuse_strays(name, value)
         else:
             self._check_name(name, value)
-        if there not in (None, home):
-            del self.__dict__[there][name]
-        if home is None:
+        if old not in (None, new):
+            del self.__dict__[old][name]
+        if new is None:
             object.__setattr__(self, name, value)
         else:
             self.__dict__.pop(name, None)
-            self.__dict__[home][name] = value
+            self.__dict__[new][name] = value
 
-    def _refuse_unlike(self, name, value, there):
+    def _refuse_unlike(self, name, value, table):
         where, what = f"{type(self).__name__}: {name}", type(value).__name__
-        if there == "_parameters":
+        if table == "_parameters":
             raise TypeError(
                 f"{where} is a Parameter, {what} cannot replace it; write {name}.data[...] = array to change its "
                 f"numbers, or assign nn.Parameter(array), or None"
             )
-        kind = "an array" if there == "_buffers" else "a Module"
-        raise TypeError(f"{where} is {kind}, {what} cannot replace it; assign {kind}, or None")
+        expected = "an array" if table == "_buffers" else "a Module"
+        raise TypeError(f"{where} is {expected}, {what} cannot replace it; assign {expected}, or None")
 
     def _check_name(self, name, value):
-        """Refuses a name that would not lead back to what it is the name of."""
+        """Refuse a name under which the value could not be found again."""
         where = f"{type(self).__name__}: {name!r}"
         if not name or "." in name:
             raise ValueError(f"{where} cannot be a name; names are not empty and have no dots")
         if hasattr(type(self), name):
-            raise ValueError(f"{where} cannot be a name, the class has an attribute of it; choose another")
+            raise ValueError(f"{where} cannot be a name, the class has an attribute of that name; choose another")
         if isinstance(value, Module) and any(m is self for m in value.modules()):
             raise ValueError(f"{where} would hold the module that it is part of")
 
     def _refuse_strays(self, name, value):
-        """Refuses what learns and would be forgotten: in a plain container, or no Parameter."""
+        """Refuse modules, parameters and leaves that the module would neither train nor save."""
         for found in _learners(value):
             known = isinstance(found, (Module, Parameter)) and any(
                 found is m or any(found is p for p in m._parameters.values()) for _, m in self._walk("", look=False)
             )
-            if known:  # under a name of its own
+            if known:  # the module has it under another name too
                 continue
             where, what = f"{type(self).__name__}: {name}", type(found).__name__
             if found is value:
                 raise TypeError(
-                    f"{where} is a Tensor that requires a gradient and no Parameter: nothing would train or save it; "
+                    f"{where} is a Tensor that requires a gradient but no Parameter: nothing would train or save it; "
                     "write nn.Parameter(array), or tensor.detach() for its numbers only"
                 )
             better = "ModuleDict" if isinstance(value, dict) else "ModuleList"
@@ -183,7 +185,7 @@ class Module:
                 return members[name]
         own = getattr(type(self), name, None)
         if isinstance(own, property) and own.fget:
-            return own.fget(self)  # once more: its own AttributeError brought us here, and says which name is missing
+            return own.fget(self)  # the property raised AttributeError; calling it again raises it with its message
         instead = f"; write {ELSEWHERE[name]}" if name in ELSEWHERE else ""
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{instead}")
 
@@ -195,13 +197,13 @@ class Module:
             del self.__dict__[home][name]
 
     def __getstate__(self):
-        """For copies: tables of their own, and the mode that this thread sees. copy.copy shares what is in them."""
+        """The state of a copy: new tables with the same contents, and the mode of this thread."""
         state = {key: dict(value) if key in TABLES else value for key, value in self.__dict__.items()}
         state.pop("_evaluated", None)
-        return state | {"_mode": modes.seen(self)}
+        return state | {"_mode": modes.current(self)}
 
     def buffer(self, name: str, array: Array) -> None:
-        """Declare an array that is saved and moved with the module but not learned."""
+        """Declare a buffer: an array that is saved and moved with the module but not learned."""
         if not backend.is_array(array):
             raise TypeError(f"{type(self).__name__}: the buffer {name!r} is {type(array).__name__}, an array expected")
         if name in self._parameters or name in self._modules:
@@ -211,21 +213,21 @@ class Module:
         self._buffers[name] = array
 
     def _walk(self, prefix, look=True):
-        """(path, module) of this module and all below, however often they are there."""
+        """(path, module) of this module and all modules below, once for every place of a shared module."""
         if look:
             for name, value in self.__dict__.items():
                 if isinstance(value, MAY_HOLD) and name not in TABLES and type(value) is not Parameter:
-                    self._refuse_strays(name, value)  # not a Parameter that was hidden on purpose, nor a module
+                    self._refuse_strays(name, value)  # a single Parameter in __dict__ was hidden there on purpose
         yield prefix, self
         for name, child in self._modules.items():
             yield from child._walk(f"{prefix}.{name}" if prefix else name, look)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(path, module) of this module ("") and all below, parents first; each once, where it was first assigned."""
-        seen = set()
+        """(path, module) of this module ("") and all below, parents first; a shared module only at its first path."""
+        ids = set()
         for path, module in self._walk(prefix):
-            if id(module) not in seen:
-                seen.add(id(module))
+            if id(module) not in ids:
+                ids.add(id(module))
                 yield path, module
 
     def modules(self) -> list[Module]:
@@ -233,16 +235,16 @@ class Module:
         return [m for _, m in self.named_modules()]
 
     def children(self) -> list[Module]:
-        """The modules right below this one."""
+        """The modules directly below this module."""
         return list(self._modules.values())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(path, parameter) pairs; one that is shared between modules is listed once, where it was first assigned."""
-        seen = set()
+        """(path, parameter) pairs; a parameter that modules share is listed only at its first path."""
+        ids = set()
         for path, module in self.named_modules():
             for name, parameter in module._parameters.items():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
+                if id(parameter) not in ids:
+                    ids.add(id(parameter))
                     yield f"{path}.{name}" if path else name, parameter
 
     def named_buffers(self) -> Iterator[tuple[str, Array]]:
@@ -261,10 +263,10 @@ class Module:
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training behaviour (dropout, statistics of the batch), here and below."""
-        self.modules()  # refuses forgotten ones before anything is switched
+        self.modules()  # raises the error of a module in a plain container before any mode changes
         modes.switch(self, bool(choice("train", "mode", mode, (True, False))))
         for child in self._modules.values():
-            child.train(mode)  # which a class of its own may extend
+            child.train(mode)  # a subclass may override train
         return self
 
     def eval(self) -> Self:
@@ -273,7 +275,7 @@ class Module:
 
     @property
     def training(self) -> bool:
-        """The mode; to set it is to call :meth:`train`."""
+        """Whether the module is in training mode. Setting it calls :meth:`train`."""
         return modes.of(self)
 
     @training.setter
@@ -281,7 +283,7 @@ class Module:
         self.train(mode)
 
     def to(self, device: str | Device | None = None, dtype: DTypeLike | None = None) -> Self:
-        """Move parameters and buffers to a device and/or to another float type, in place; gradients are dropped."""
+        """Move parameters and buffers to a device or another float type, in place; `.grad` becomes None."""
         target = None if device is None else backend.device(device)
         dtype = None if dtype is None else contracts.float_dtype("Module.to", dtype)
 
@@ -302,12 +304,12 @@ class Module:
         return {path: p.data for path, p in self.named_parameters()} | dict(self.named_buffers())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy arrays (or Tensors) into parameters and buffers; everything is checked before anything is changed.
+        """Copy arrays (or Tensors) into parameters and buffers. All checks come before the first change.
 
         Raises
         ------
         ValueError
-            Listing names that are missing, unexpected, or of another shape or dtype.
+            If names are missing or unexpected, or arrays have another shape or dtype. The message lists them.
         """
         if not isinstance(state, dict):
             raise TypeError(f"load_state_dict: state must be a dict of arrays, got {type(state).__name__}")
@@ -319,10 +321,10 @@ class Module:
             given = f"{theirs.shape} {theirs.dtype}" if backend.is_array(theirs) else type(theirs).__name__
             if given != f"{mine[k].shape} {mine[k].dtype}":
                 wrong.append(f"different: {k} is {mine[k].shape} {mine[k].dtype}, given {given}")
-            if not getattr(mine[k].flags, "writeable", True):  # CuPy's arrays always are
+            if not getattr(mine[k].flags, "writeable", True):  # CuPy's arrays have no such flag and are writeable
                 wrong.append(f"read-only: {k}")
             if any(theirs is array for name, array in mine.items() if name != k):
-                state[k] = theirs.copy()  # parts that change places
+                state[k] = theirs.copy()  # the array of another name would be overwritten before it is read
         if wrong:
             raise ValueError(
                 f"load_state_dict: the state does not fit {type(self).__name__}, nothing was changed:\n  "

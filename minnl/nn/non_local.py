@@ -17,7 +17,7 @@ from minnl.ops.attention import AXES, MODES, Axes, Mode
 
 
 class NonLocalBlock(Module):
-    """Lets every position gather from all others, and adds what it gathered: x (N, T, H, W, C) -> the same shape.
+    """The non-local operation of all positions, added to its input: x (N, T, H, W, C) -> the same shape.
 
     Parameters
     ----------
@@ -28,23 +28,23 @@ class NonLocalBlock(Module):
     mode : "gaussian", "embedded", "dot" or "concat"
         The four instantiations (equations 2 to 5). "gaussian" compares x itself and has no theta and phi.
     subsample : "before", "after" or None
-        Max pooling (1, 2, 2) of the keys: of x, once, before phi and g (the released networks), or of phi and g
-        (the paper's text). The two are different functions with the same parameters.
+        Max pooling (1, 2, 2) of the keys. "before" pools x once, before phi and g (the released networks); "after"
+        pools phi and g (the paper's text). The two are different functions with the same parameters.
     scale : bool
-        Logits times I ** -0.5 in "embedded" (the released networks); the other modes have no scale.
+        Whether to multiply the logits by I ** -0.5 in "embedded" (the released networks). Other modes have no scale.
     axes : "spacetime", "space" or "time"
-        Which keys a query sees (table 2d); "time" needs subsample=None.
+        The keys of a query (table 2d): all, those of its frame, or those of its pixel. "time" needs subsample=None.
     norm : "batch" or None
     std : float or None
-        Standard deviation that the weights start with: 0.01 as released; None for that of He et al., as in the paper's
-        text, from which a network without pretraining learns much sooner.
+        The std of the initial weights: 0.01 as in the released networks, or None for He et al. as in the paper's text,
+        with which a network without pretraining learns much sooner.
 
     Notes
     -----
-    A fresh block is the identity, bit for bit, so it can be put into a trained network: batch norm starts with
-    gamma = 0, or without norm W_z is 0. **This is not a bug**: in the first step theta, phi, g and W_z get exactly
-    zero gradient and only gamma and beta (or W_z itself, without norm) move; from the second step on all learn.
-    Biases start as 0. No ReLU follows the sum.
+    A new block is the identity, bit for bit, so it can be put into a trained network: batch norm starts with gamma = 0,
+    or without norm W_z is 0. **This is not a bug**: in the first step the gradients of theta, phi, g and W_z are
+    exactly zero, and only gamma and beta (or W_z itself, without norm) move. From the second step on all parameters
+    learn. Biases start as 0. No ReLU follows the sum.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class NonLocalBlock(Module):
         return F.max_pool3d(x, (1, 2, 2))
 
     def attention(self, x: Tensor | Array, positions: Sequence[Sequence[int]]) -> Array:
-        """Where chosen positions of x look: ndarray (N, Q, T', H', W') of weights for a list of Q (t, h, w)."""
+        """The attention weights of Q positions (t, h, w) of x: ndarray of shape (N, Q, T', H', W')."""
         theta, phi, _ = self.embed(x)
         return F.attention(theta, phi, positions, self.mode, self.scale, self.axes, weight=self.w_f)
 
@@ -106,7 +106,7 @@ class NonLocalBlock(Module):
 
 
 def pointwise(in_channels: int, out_channels: int, std: float | None) -> Conv3d:
-    """A 1x1x1 convolution whose weight starts as N(0, std^2)."""
+    """A 1x1x1 convolution with initial weights N(0, std^2), or He's if std is None."""
     conv = Conv3d(in_channels, out_channels, 1)
     if std is not None:
         conv.weight.data = init.normal(conv.weight.shape, std)

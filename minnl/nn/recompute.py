@@ -1,4 +1,4 @@
-"""Time for memory: a module runs a second time in backward instead of keeping what its backward needs."""
+"""Gradient checkpointing: a module runs again in backward, which takes time, instead of saving arrays for backward."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
 
 
 class Recompute(Module):
-    """A module that keeps only its inputs for backward, and runs again when backward comes.
+    """A module that saves only its inputs for backward, and runs again in backward.
 
-    The first run records no graph: what lies between input and output is freed on the way. Backward runs the module
-    once more, now with a graph, and sweeps through that. The gradients have the same bits as without.
+    The first run records no graph, so its intermediate results are freed as it goes on. Backward runs the module a
+    second time, now with a graph, and sweeps through that graph. The gradients have the same bits as without Recompute.
 
     Parameters
     ----------
     module : Module
-        Returns one Tensor. Whatever wants a gradient in it is a parameter, or a Tensor that it is called with.
+        It returns one Tensor. Every tensor in it that requires a gradient must be a parameter or an argument.
 
     Notes
     -----
-    The second run finds what the first one found: parameters, buffers, the mode of each part, and the random numbers of
-    dropout. What it does to buffers is dropped, so that running statistics move once.
+    The second run starts from the same state as the first run: parameters, buffers, the modes of all modules, and the
+    rng state of dropout. Its changes to buffers are dropped, so that running statistics move once.
 
-    Names of parameters and buffers are those of `module`: a checkpoint fits with and without Recompute. The module
-    itself is `.module`, and its parts are found here too.
+    Parameters and buffers have the same names as in `module`, so a checkpoint fits with and without Recompute. The
+    module itself is `.module`, and its attributes can be read from the Recompute too.
 
-    It pays where much lies between input and output: around each block of a network one input a block is kept.
-    Around the whole network it saves little, for the second run then keeps everything at once.
+    Recompute pays where the intermediate results are large. Around each block of a network, only one input per block is
+    saved. Around the whole network it saves little, because the second run then saves everything at once.
 
     Raises
     ------
     TypeError
-        For a module that is none, or, when called, returns anything but one Tensor.
+        If `module` is not a Module, or its call returns anything but one Tensor.
     RuntimeError
-        In backward, if the second run's result has another shape than the first one's, or it used a tensor that wants a
-        gradient and is neither input nor parameter.
+        In backward, if the result of the second run has another shape than that of the first run, or if the module used
+        a tensor that requires a gradient and is neither input nor parameter.
     """
 
     module: Module
@@ -55,7 +55,7 @@ class Recompute(Module):
             raise TypeError(f"Recompute: module is {type(module).__name__}, a Module expected")
         super().__init__()
         tables = {table: module.__dict__[table] for table in TABLES}
-        self.__dict__.update(tables, module=module)  # not as a part, which would lengthen every name
+        self.__dict__.update(tables, module=module)  # a child module would make every name longer
 
     @property  # type: ignore[misc]
     def training(self) -> bool:
@@ -66,20 +66,20 @@ class Recompute(Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "module":
-            raise AttributeError("Recompute: the module stays; make a new Recompute for another one")
+            raise AttributeError("Recompute: the module cannot be replaced; make a new Recompute for another module")
         setattr(self.module, name, value)
 
     def __delattr__(self, name: str) -> None:
         delattr(self.module, name)
 
-    def __reduce__(self):  # for deep copies and pickles: the tables stay the module's own
+    def __reduce__(self):  # deep copies and pickles get a new Recompute with the tables of the copied module
         return Recompute, (self.module,)
 
     def __copy__(self):
         return Recompute(copy.copy(self.module))
 
     def _walk(self, prefix, look=True):
-        """(path, module) of the module and all below, as if it stood here alone."""
+        """(path, module) of the wrapped module and all modules below it; the Recompute itself is not among them."""
         yield from self.module._walk(prefix, look)
 
     def train(self, mode: bool = True) -> Self:
@@ -88,8 +88,8 @@ class Recompute(Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
         tensors = [x for x in (*inputs, *options.values()) if isinstance(x, Tensor)]
-        wanting = (x.requires_grad for x in (*tensors, *self.module.parameters()))
-        if engine.state.recording and any(wanting):
+        needs = (x.requires_grad for x in (*tensors, *self.module.parameters()))
+        if engine.state.recording and any(needs):
             return TwoRuns(self.module, inputs, options)(*tensors, *self.module.parameters())
         return self.module.forward(*inputs, **options)
 
@@ -98,27 +98,28 @@ class Recompute(Module):
 
 
 class TwoRuns(Op):
-    """What :class:`Recompute` does, as an op: tensors that a module is called with, and its parameters -> its output.
+    """The op of :class:`Recompute`: the tensors of a module's call and its parameters -> its output.
 
-    Keeps these (no copies), and copies of buffers, which the first run may move.
+    Keeps these arrays without copies, and copies of the buffers, which the first run may change.
     """
 
     public_name = "recompute"
-    _one_at_a_time = threading.RLock()  # a second run lends the module other buffers, and several threads may sweep
+    _lock = threading.RLock()  # the second run replaces the module's buffers for a while, and several threads may sweep
 
     def __init__(self, module, inputs, options):
-        self.module, self.who = module, type(module).__name__
-        given = [None if isinstance(x, Tensor) else (x,) for x in (*inputs, *options.values())]  # not their graphs too
-        self.given, self.options, self.inputs = given, tuple(options), given.count(None)
+        self.module, self.module_name = module, type(module).__name__
+        # None stands for a Tensor: to keep the Tensor itself would keep its graph
+        arguments = [None if isinstance(x, Tensor) else (x,) for x in (*inputs, *options.values())]
+        self.arguments, self.options, self.inputs = arguments, tuple(options), arguments.count(None)
         self.parameters = module.parameters()
-        self.modes = [(part, part.training) for part in module.modules()]
-        self.buffers = [(part, name) for part, _ in self.modes for name in part._buffers]
-        self.chance, self.called_from = random.get_state(), debugging.modules()
+        self.modes = [(m, m.training) for m in module.modules()]
+        self.buffers = [(m, name) for m, _ in self.modes for name in m._buffers]
+        self.rng_state, self.called_from = random.get_state(), debugging.modules()
         named = [*module.named_parameters(), *module.named_buffers()]
         self.saved_for_backward = (*(f"input{i}" for i in range(self.inputs)), *(f"module.{name}" for name, _ in named))
 
     def forward(self, *arrays):
-        buffers = [backend.copied(part._buffers[name]) for part, name in self.buffers]
+        buffers = [backend.copied(m._buffers[name]) for m, name in self.buffers]
         self.__dict__.update(zip(self.saved_for_backward, (*arrays, *buffers), strict=True))
         with engine.no_grad():
             return self.run([Tensor(x) for x in arrays[: self.inputs]]).data
@@ -127,18 +128,18 @@ class TwoRuns(Op):
         inputs, y = self.again()
         if y.shape != gy.shape:
             raise RuntimeError(
-                f"recompute: {self.who} gave shape {gy.shape} at first and {y.shape} when it ran again; "
-                "it has to compute the same both times"
+                f"recompute: {self.module_name} returned shape {gy.shape} in its first run and {y.shape} in its second "
+                "run; a module in Recompute must compute the same both times"
             )
         leaves = (*inputs, *self.parameters)
         if not y.requires_grad:
             return (None,) * len(leaves)
-        self.refuse_others(y, leaves)
+        self.check_leaves(y, leaves)
         grads = engine.sweep(y, gy)
         return tuple(grads.get(x) for x in leaves)
 
     def infer(self, *arrays):
-        """The first run, planned; and in `second` the ops of the second one, for the cost summary."""
+        """Shape inference of both runs. The rows of the second run go to `second`, for the cost summary."""
         y = self.forward(*arrays)
         before, engine.state.plan = engine.state.plan, engine.state.plan.apart()
         try:
@@ -150,59 +151,59 @@ class TwoRuns(Op):
 
     def run(self, tensors):
         tensors = iter(tensors)
-        given = [next(tensors) if x is None else x[0] for x in self.given]
-        positional = len(given) - len(self.options)
-        y = self.module.forward(*given[:positional], **dict(zip(self.options, given[positional:], strict=True)))
+        arguments = [next(tensors) if x is None else x[0] for x in self.arguments]
+        positional = len(arguments) - len(self.options)
+        y = self.module.forward(*arguments[:positional], **dict(zip(self.options, arguments[positional:], strict=True)))
         if not isinstance(y, Tensor):
-            raise TypeError(f"recompute: {self.who} returned {type(y).__name__}, one Tensor expected")
+            raise TypeError(f"recompute: {self.module_name} returned {type(y).__name__}, one Tensor expected")
         return y
 
     def again(self):
         """The second run, with a graph: (its inputs, its output)."""
-        kept = [getattr(self, key) for key in self.saved_for_backward]
-        inputs = [Tensor(x, requires_grad=need) for x, need in zip(kept[: self.inputs], self.needs, strict=False)]
-        with self._one_at_a_time, self.as_before(kept[self.inputs :]), engine.recording(True):
+        saved = [getattr(self, key) for key in self.saved_for_backward]
+        inputs = [Tensor(x, requires_grad=need) for x, need in zip(saved[: self.inputs], self.needs, strict=False)]
+        with self._lock, self.first_state(saved[self.inputs :]), engine.recording(True):
             return inputs, self.run(inputs)
 
     @contextlib.contextmanager
-    def as_before(self, kept):
-        """Context in which the module is as the first run found it; after it, as this found it."""
+    def first_state(self, saved):
+        """Context in which the module has the state of the first run; its present state is restored afterwards."""
         tensors = [(p, p.data, p.requires_grad) for p in self.parameters]
-        buffers = [(part, name, part._buffers[name]) for part, name in self.buffers]
-        with modes.keeping_modes(self.module), debugging.at(self.called_from), random.replay(self.chance):
+        buffers = [(m, name, m._buffers[name]) for m, name in self.buffers]
+        with modes.keeping_modes(self.module), debugging.at(self.called_from), random.replay(self.rng_state):
             try:
-                for part, mode in self.modes:
-                    modes.switch(part, mode)
-                for p, array, need in zip(self.parameters, kept, self.needs[self.inputs :], strict=False):
+                for m, mode in self.modes:
+                    modes.switch(m, mode)
+                for p, array, need in zip(self.parameters, saved, self.needs[self.inputs :], strict=False):
                     p.data, p.requires_grad = array, need
-                for (part, name), array in zip(self.buffers, kept[len(self.parameters) :], strict=True):
-                    part._buffers[name] = backend.copied(array)
+                for (m, name), array in zip(self.buffers, saved[len(self.parameters) :], strict=True):
+                    m._buffers[name] = backend.copied(array)
                 yield
             finally:
                 for p, array, need in tensors:
                     p.data, p.requires_grad = array, need
-                for part, name, array in buffers:
-                    part._buffers[name] = array
+                for m, name, array in buffers:
+                    m._buffers[name] = array
 
-    def refuse_others(self, y, leaves):
-        """The sweep must end at the leaves: beyond lies the graph of someone else, whose sweep is yet to come."""
-        seen, ahead = set(leaves), [y.op or y]
+    def check_leaves(self, y, leaves):
+        """Refuse a graph that does not end at `leaves`: the sweep of backward would free ops of the outer graph."""
+        visited, ahead = set(leaves), [y.op or y]
         while ahead:
             source = ahead.pop()
-            if source in seen:
+            if source in visited:
                 continue
             if isinstance(source, Tensor) or source.age < self.age:
                 raise RuntimeError(
-                    f"recompute: {self.who} uses a tensor that wants a gradient and is neither input nor parameter of "
-                    "it; pass it as an input"
+                    f"recompute: {self.module_name} uses a tensor that requires a gradient and is neither an input nor "
+                    "a parameter of the module; pass the tensor as an input"
                 )
-            seen.add(source)
+            visited.add(source)
             ahead += [s for s in source.sources if s is not None]
 
 
 def _forked():
-    """A forked child: the thread that was in a second run is not there to end it."""
-    TwoRuns._one_at_a_time = threading.RLock()
+    """Renew the lock in a forked child, which does not have the thread that may hold it."""
+    TwoRuns._lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

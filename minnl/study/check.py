@@ -17,12 +17,12 @@ HEAD = f"{'case':52} {'input':8} {'shape':18} {'floor':>8} {'kinks':>5}  verdict
 
 
 def main(ops: Sequence[str] = (), device: str | backend.Device = "cpu") -> int:
-    """Check the gradients of some ops (all if none are named), print the table, and return the exit status.
+    """Check the gradients of the named ops (of all ops by default), print the table, and return the exit status.
 
     Raises
     ------
     ValueError
-        For an op that is not in the table.
+        If an op is not in the table.
     """
     cases = chosen(ops)
     target = backend.device(device)
@@ -64,7 +64,7 @@ def float32(ops: Sequence[str] = (), device: str | backend.Device = "cpu") -> in
 
 
 def check(case, target):
-    """The gradient check of one case on a device."""
+    """The gradient check of a case on a device."""
     return gradcheck(case.fn, inputs_of(case, target))
 
 
@@ -73,7 +73,7 @@ def inputs_of(case, target):
 
 
 def chosen(ops):
-    """The cases of some ops, in the order of the table."""
+    """The cases of the named ops, in the order of the table."""
     known = sorted({case.op for case in CASES.values()})
     for op in ops:
         if op not in known:

@@ -1,8 +1,8 @@
 """The cost summary before a run: shapes, parameters, multiply-adds and memory of a network, from shapes alone.
 
 The network runs once, forward and backward, on meta arrays, which have a shape but take no memory
-(engine.meta_array). Every op answers with `infer`, its shape inference, and computes nothing. The ops that nn.Recompute
-runs are listed once, without anything saved for backward.
+(engine.meta_array). Instead of `forward`, every op runs `infer`, its shape inference, and computes nothing. The ops
+inside nn.Recompute are listed once, with nothing saved for backward.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from minnl.nn.modes import keeping_modes
 from minnl.nn.module import Module
 from minnl.study.memory_plan import Events, most_at_once, pool_size
 
-LARGEST = 2**20  # clips of a batch
+LARGEST = 2**20  # the largest batch, in clips, that `largest_batch` tries
 
 
 @dataclass(frozen=True)
 class Row:
     """One op of the network."""
 
-    path: str  # the module that called it
+    path: str  # of the module that called the op
     op: str
-    shape: tuple[int, ...]  # of its output
+    shape: tuple[int, ...]  # of the output
     parameters: int
     multiply_adds: int
-    kept: int  # bytes that stay for backward, and nothing before kept already
-    made: int  # bytes of its output
-    received: int  # bytes of its inputs
-    again: tuple[Row, ...] = ()  # the rows of what runs a second time in its backward (nn.Recompute)
+    kept: int  # bytes saved for backward, without arrays that an earlier op saved already
+    made: int  # bytes of the output
+    received: int  # bytes of the first input
+    again: tuple[Row, ...] = ()  # the ops that run a second time in the backward of nn.Recompute
 
 
 @dataclass(frozen=True)
 class CostSummary:
-    """What one training step of a network costs.
+    """The cost of one training step of a network.
 
     Attributes
     ----------
     rows : list of Row
     batch : int
     parameters : int
-        Numbers learned.
+        The number of learned numbers.
     fixed : int
-        Bytes whatever the batch: parameters, their gradients, the optimiser's arrays, buffers.
+        Bytes that do not depend on the batch: parameters, their gradients, the optimiser's arrays, buffers.
     forward_peak, peak : int
-        Estimated bytes at the worst moment of an evaluation, and of a training step; the second on a GPU as CuPy's pool
-        takes them from the driver.
+        Estimated peak memory in bytes of an evaluation, and of a training step. On a GPU, `peak` is the size of CuPy's
+        memory pool.
     peak_of : callable
-        The peak of another number of clips.
+        The `peak` for another number of clips.
     """
 
     rows: list[Row]
@@ -74,15 +74,16 @@ class CostSummary:
         return sum(row.kept for row in self.rows)
 
     def largest_batch(self, memory: float, beside: float = 0) -> int:
-        """How many clips fit into `memory` bytes, each with `beside` bytes beside the summary's (0 if none fits).
+        """The largest number of clips that fit into `memory` bytes; 0 if none fits.
 
-        By cost summaries of several batches: gradients, workspace and a pool's gaps do not grow with the batch.
+        `beside` is the number of bytes that each clip takes in addition to the summary. The search makes cost summaries
+        of several batches, because gradients, workspace and the gaps of a pool do not grow in proportion to the batch.
         """
 
         def fits(clips):
             try:
                 return self.peak_of(clips) + clips * beside <= memory
-            except ValueError:  # so few that batch norm refuses them
+            except ValueError:  # batch norm refuses a batch with fewer than two values per channel
                 return False
 
         most, over = 0, self.batch
@@ -100,18 +101,18 @@ def summarize(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) ->
     Parameters
     ----------
     model : nn.Module
-        On any device; its parameters are not touched, its mode is put back.
+        On any device. Its parameters stay as they are, and its mode is restored.
     shape : tuple
         (N, T, H, W, C) of a batch.
     optimizer_arrays : int
-        Arrays the optimiser keeps for each parameter: 1 for SGD with momentum, 2 for AdamW.
+        The number of arrays that the optimiser keeps for each parameter: 1 for SGD with momentum, 2 for AdamW.
     """
     if len(shape) != 5 or min(shape) < 1:
         raise ValueError(f"summarize: shape must be five sizes (N, T, H, W, C) of 1 or more, got {tuple(shape)}")
     parameters = model.parameters()
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     x = Tensor(meta_array(tuple(shape), dtype), requires_grad=False)
-    chance = random.get_state()  # dropout draws a seed all the same
+    rng_state = random.get_state()  # dropout draws a seed in shape inference too
     gpu = bool(parameters) and parameters[0].device.kind == "gpu"
     with _on_meta_arrays(model):
         state = list(model.state_dict().values())
@@ -124,12 +125,12 @@ def summarize(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) ->
             grads = engine.sweep(y, meta_array(y.shape, y.dtype)) if y.requires_grad else None
         finally:
             engine.state.plan = None
-            random.set_state(chance)
+            random.set_state(rng_state)
         events = list(rows.events)
         del y, grads
         weights = [p.data.nbytes for p in parameters if p.requires_grad]
     fixed, trained = sum(a.nbytes for a in state), (1 + optimizer_arrays) * sum(weights)
-    later = [w for w in weights for _ in range(optimizer_arrays)] + gpu * [x.data.nbytes]  # the next batch, on its way
+    later = [w for w in weights for _ in range(optimizer_arrays)] + gpu * [x.data.nbytes]  # and the prefetched batch
     return CostSummary(
         rows=rows[:ops],
         batch=shape[0],
@@ -143,7 +144,7 @@ def summarize(model: Module, shape: Sequence[int], optimizer_arrays: int = 2) ->
 
 @contextlib.contextmanager
 def _on_meta_arrays(model):
-    """Context in which parameters and buffers, wherever they are, stand as shapes on the host."""
+    """Context in which the model's parameters and buffers are meta arrays on the host."""
     data = [(p, p.data) for p in model.parameters()]
     buffers = [(m, name, array) for m in model.modules() for name, array in m._buffers.items()]
     try:
@@ -167,7 +168,7 @@ def root(array):
 
 
 class Plan(list):
-    """The rows of a network, as its ops run on meta arrays and tell the engine's state of it."""
+    """The rows of a network. `engine.state.plan` holds it while ops run on meta arrays, and each op adds a row."""
 
     def __init__(self, events, known, learned):
         super().__init__()
@@ -175,16 +176,13 @@ class Plan(list):
         self.made, self.gradients = events.made, events.gradients
 
     def apart(self):
-        """Rows of a second run, which leave this plan as it is. `known` are the arrays that are kept already."""
+        """A new plan for a second run. It starts with the arrays that this plan knows as saved."""
         return Plan(Events(self.events.device == "gpu"), set(self.known), set())
 
     def run(self, op, inputs):
-        """What `infer` gives, and a row of it."""
+        """Run the op's `infer`, add a row, and return the output."""
         y, kept = self.events.forward(op, inputs), 0
-        saved = (
-            op.saved_for_backward if any(op.needs) else ()
-        )  # without a graph an op is gone as soon as it has computed
-        for key in saved:
+        for key in op.saved_for_backward if any(op.needs) else ():  # an op without a graph saves nothing
             array = getattr(op, key, None)
             if array is not None and id(root(array)) not in self.known:
                 self.known.add(id(root(array)))
@@ -208,12 +206,12 @@ class Plan(list):
 
 
 def _forward_peak(rows):
-    """Worst moment without a graph: an op's input and output, and a copy of one of them at work (padded, centred)."""
+    """Peak without a graph: an op's input, its output, and scratch of the larger size (a padded or centred copy)."""
     return max((row.received + row.made + max(row.received, row.made) for row in rows), default=0)
 
 
 def table(summary: CostSummary, memory: float | None = None) -> str:
-    """The cost summary as lines of text: a row an op, then sums, the peak, and the largest batch for `memory` bytes."""
+    """The cost summary as text: a line per op, then sums, the peak, and the largest batch for `memory` bytes."""
     head = f"{'layer':<28} {'op':<18} {'output':<24} {'parameters':>11} {'multiply-adds':>15} {'kept for backward':>18}"
     lines = [head, "-" * len(head)]
     for row in summary.rows:
@@ -223,8 +221,8 @@ def table(summary: CostSummary, memory: float | None = None) -> str:
         )
     lines += [
         "-" * len(head),
-        f"parameters {summary.parameters:,}; multiply-adds {summary.multiply_adds:,} a batch of {summary.batch}, "
-        f"{summary.multiply_adds // summary.batch:,} a clip (forward)",
+        f"parameters {summary.parameters:,}; multiply-adds {summary.multiply_adds:,} per batch of {summary.batch}, "
+        f"{summary.multiply_adds // summary.batch:,} per clip (forward)",
         f"kept for backward {size(summary.kept)}; estimated peak of a training step {size(summary.peak)}, "
         f"of an evaluation {size(summary.forward_peak)}",
     ]
@@ -234,7 +232,7 @@ def table(summary: CostSummary, memory: float | None = None) -> str:
 
 
 def size(count):
-    """Bytes for people: "3.2 MB" (powers of 1000)."""
+    """A number of bytes as text, such as "3.2 MB" (powers of 1000)."""
     if count < 1000:
         return f"{count} B"
     power = min(int(math.log(count, 1000)), 4)

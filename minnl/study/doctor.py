@@ -1,4 +1,4 @@
-"""``python -m minnl doctor``: what minnl finds on this machine, what is wrong, and the pip line that mends it."""
+"""``python -m minnl doctor``: a report on this machine, its problems, and the pip line that mends each."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from minnl.engine import Tensor
 
 REQUIRED = {"tqdm": "progress bars", "matplotlib": "curves and pictures", "safetensors": "checkpoints"}
 OPTIONAL = {"av": "video files", "torch": "comparisons in the tests"}
-WHEELS = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}  # the CUDA that each was built for
-LIBCUDA = ("libcuda.so.1", "nvcuda.dll")  # the driver itself, on Linux and on Windows
+WHEELS = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}  # the major version of CUDA that each wheel was built for
+LIBCUDA = ("libcuda.so.1", "nvcuda.dll")  # the library of the NVIDIA driver, on Linux and on Windows
 TRIED = {
     "a convolution": lambda x, weight: F.conv3d(x, weight, padding=1),
     "a batch norm": lambda x, weight: F.batch_norm(x, None, None, training=True, relu=True),
@@ -31,7 +31,7 @@ TRIED = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, and the line that mends it; `cpu` if minnl does not work without."""
+    """A problem and the line that mends it. `cpu` is true if minnl does not work on the CPU until then."""
 
     what: str
     mend: str
@@ -39,12 +39,12 @@ class Problem:
 
 
 def main() -> int:
-    """Print the report; the exit status is 1 if the CPU part is not in order, else 2 if the GPU's is not, else 0."""
+    """Print the report; return the exit status: 1 for a problem on the CPU, else 2 for one on the GPU, else 0."""
     problems, status = [], 0
     for section in (_minnl, _blas, _packages, _gpu):
         try:
             lines, found = section()
-        except Exception as error:  # a doctor that dies of the disease is of no use
+        except Exception as error:  # a broken installation may raise anything, and the report must still appear
             lines, found = [], [Problem(f"{section.__name__.strip('_')}: {error!r}", "report this to minnl, please")]
         problems += found
         status = 2 if found and section is _gpu else status
@@ -87,7 +87,7 @@ def _blas():
     cores = backend.usable_cores()
     for p in found:
         if p["num_threads"] > cores:
-            what = f"BLAS runs {p['num_threads']} threads on {cores} core(s), which get in each other's way"
+            what = f"BLAS runs {p['num_threads']} threads on {cores} core(s), more threads than cores"
             problems.append(Problem(what, f"minnl.set_threads({cores})"))
     return lines, problems
 
@@ -122,27 +122,27 @@ def _gpu():
 
 
 def reinstall(wheels, cuda):
-    """The line that puts the right wheel in the place of these; two share one folder, so all go before one comes."""
-    # a driver runs what was built for an older CUDA, not for a newer one
+    """The line that replaces these wheels by the right one. It removes all first, since the wheels share a folder."""
+    # a driver runs code that was built for its own or an older CUDA, not for a newer CUDA
     right = "cupy-cuda13x" if cuda and cuda[0] >= 13 else "cupy-cuda12x"
     remove = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
     return f'{remove}pip install "{right}[ctk]>=14"'
 
 
 def diagnose(wheels, cuda):
-    """What is wrong with these CuPy wheels under a driver for this CUDA (major, minor), or None for no driver."""
+    """The problems of these CuPy wheels with a driver for `cuda`, a version (major, minor) or None for no driver."""
     mend = reinstall(wheels, cuda)
     if len(wheels) > 1:
         gone = " and ".join(w for w in wheels if f'"{w}[ctk]' not in mend)
         return [Problem(f"{' and '.join(wheels)} are both installed and break each other; {gone} should go", mend)]
     if cuda is not None and cuda[0] < 12:
-        what = f"the driver knows CUDA up to {cuda[0]}.{cuda[1]}, CuPy 14 needs 12 or newer"
+        what = f"the driver supports CUDA up to {cuda[0]}.{cuda[1]}, CuPy 14 needs 12 or newer"
         return [Problem(what, "update the NVIDIA driver")] if wheels else []
     if not wheels:
         return [Problem("there is a GPU driver but no CuPy, so minnl runs on the CPU only", mend)] if cuda else []
     (wheel,) = wheels
     if wheel not in WHEELS:
-        return []  # ROCm's or a build of one's own: whether it works shows when it computes
+        return []  # a ROCm wheel or a source build: `_devices` finds out whether it works
     if cuda is None:
         what = f"{wheel} is installed, but there is no NVIDIA driver"
         return [Problem(what, f"install the driver of your GPU, or without a GPU: pip uninstall -y {wheel}")]
@@ -153,7 +153,7 @@ def diagnose(wheels, cuda):
 
 
 def _devices(mend):
-    """The GPUs as CuPy sees them, and whether each computes; `mend` is the line if CuPy does not work."""
+    """The lines and problems of the GPUs that CuPy finds; `mend` is the line for a CuPy that does not work."""
     try:
         cupy = backend.load_cupy()
     except RuntimeError as error:
@@ -170,7 +170,7 @@ def _devices(mend):
         lines.append((f"gpu:{i}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"))
         try:
             wrong = [what for what, fn in TRIED.items() if not _right(fn, f"gpu:{i}")]
-        except Exception as error:  # CuPy compiles, and loads cuBLAS, at first use: here missing parts of CUDA show
+        except Exception as error:  # CuPy compiles and loads cuBLAS at first use, so missing CUDA libraries show here
             problems.append(Problem(f"CuPy finds gpu:{i} but cannot compute on it: {error}", mend))
             continue
         if wrong:
@@ -180,7 +180,7 @@ def _devices(mend):
 
 
 def _right(fn, device):
-    """Whether fn(x, weight) and its gradients are on a device what they are in the textbook on the CPU."""
+    """Whether fn(x, weight) and its gradients on a device agree with those of the textbook bodies on the CPU."""
 
     def outcome(device):
         shapes = (3, 2, 5, 6, 4), (3, 3, 3, 4, 8)
@@ -194,7 +194,7 @@ def _right(fn, device):
     with dispatch.use_kernels("textbook"):
         expected = outcome("cpu")
     close = (np.allclose(a, b, rtol=0, atol=1e-2 * np.abs(b).max()) for a, b in zip(got, expected, strict=True))
-    return all(close)  # within what TF32 leaves
+    return all(close)  # the tolerance of 1e-2 allows for TF32
 
 
 def cuda_of_driver():
@@ -210,16 +210,16 @@ def cuda_of_driver():
 
 
 def cuda_of_cupy():
-    """The same as CuPy finds it, for a driver that lies where only CuPy looks; None if it finds none."""
+    """The same from CuPy, for a driver in a place that only CuPy searches; None if CuPy finds no driver."""
     try:
         version = backend.load_cupy().cuda.runtime.driverGetVersion()
-    except Exception:  # whatever ails it, `diagnose` and `_devices` say so
+    except Exception:  # `diagnose` and `_devices` report the cause
         return None
     return (version // 1000, version % 1000 // 10) if version else None
 
 
 def _driver_version():
-    """ ", driver 580.65" as nvidia-smi says it; empty if it says nothing."""
+    """ ", version 580.65" from nvidia-smi; an empty string if nvidia-smi gives no version."""
     if shutil.which("nvidia-smi") is None:
         return ""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -1,7 +1,7 @@
-"""Does float32, and whatever kernel runs there, compute what float64 does? Explained in docs/gradcheck.md.
+"""The float32 check: the fast kernels in float32 against the textbook bodies in float64. See docs/gradcheck.md.
 
-The gradient check is for float64, where most kernels do not run. So the textbook body, checked in float64, becomes the
-judge of what runs in float32: outputs and gradients of both, for the same numbers.
+The gradient check needs float64, where most kernels do not run. So the textbook body, checked in float64, is the
+reference for float32: the check compares outputs and gradients for the same numbers.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from minnl.contracts import FLOATS
 from minnl.engine import Op, Tensor
 from minnl.study.gradcheck import names_of
 
-PASS = 1e-4  # of the largest value: 10 times what rounding leaves after long sums, no more than a mistake of 0.01 %
-FACTOR = 4  # times the error of the textbook body in float32, where the inputs are such that it is large
+PASS = 1e-4  # an error of this part of the largest value passes: 10 times the rounding of long sums
+FACTOR = 4  # an error of this many times the textbook body's error in float32 passes too, for inputs that cancel
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The output, or the gradient of an input.
+    """The result for the output, or for the gradient of an input.
 
     Attributes
     ----------
     error, textbook : float
-        The largest difference from float64, relative to the largest value: of what runs in float32, and of the textbook
-        body in float32.
-    verdict : "pass", or "FAIL" where `error` is above 1e-4, and above four times `textbook`
+        The largest difference from float64, relative to the largest value: `error` of the fast mode, `textbook` of the
+        textbook body, both in float32.
+    verdict : "pass", or "FAIL" if `error` is above 1e-4 and above four times `textbook`
     """
 
     name: str
@@ -45,9 +45,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Float32Result:
-    """A :class:`Comparison` for the output and for each input; true if all pass. Print it for the table.
+    """A :class:`Comparison` for the output and for each input. The result is true if all pass, and prints as a table.
 
-    `ran` names the kernels that ran in float32; without any the two errors are of the same code.
+    `ran` names the kernels that ran in float32. If none ran, both errors come from the same code.
     """
 
     results: tuple[Comparison, ...]
@@ -66,26 +66,27 @@ class Float32Result:
 
 
 def float32check(fn: Callable[..., Tensor], inputs: Sequence[Tensor | Array]) -> Float32Result:
-    """Compare what a function does in float32, with the fast kernels, with its textbook bodies in float64.
+    """Compare a function in float32 with the fast kernels to the same function in float64 with the textbook bodies.
 
     Parameters
     ----------
     fn : callable
-        Takes as many Tensors as there are inputs and returns one Tensor of their dtype. Must give the same for the same
-        inputs: one that draws (dropout) calls ``minnl.manual_seed`` first.
+        A function of as many Tensors as there are inputs that returns one Tensor of their dtype. It must return the
+        same output for the same inputs: a function that draws random numbers (dropout) calls ``minnl.manual_seed``
+        first.
     inputs : list or tuple of float arrays or Tensors
-        Rounded to float32 first, so that both compute with the same numbers. Not modified. On a GPU, if that is where
-        they are.
+        They are rounded to float32 first, so that both runs use the same numbers, and are not modified. The check runs
+        on their device.
 
     Returns
     -------
     Float32Result
-        True if the output and every gradient is right; prints as a table.
+        True if the output and every gradient pass; prints as a table.
 
     Raises
     ------
     TypeError
-        Inputs that are not float arrays; an fn that returns something else than a Tensor of its inputs' dtype.
+        If inputs are not float arrays, or fn does not return a Tensor of its inputs' dtype.
 
     Examples
     --------
@@ -123,7 +124,7 @@ def _run(fn, arrays, dtype, mode):
             raise TypeError(f"float32check: fn must return one Tensor, of {np.dtype(dtype)} as its inputs, got {what}")
         ran = _kernels(y.op)
         if y.requires_grad:
-            rng = np.random.default_rng(0)  # as in the gradient check: either sign, none near 0
+            rng = np.random.default_rng(0)  # as in the gradient check: both signs, 0.5 to 1.5 in magnitude
             weight = (rng.uniform(0.5, 1.5, y.shape) * rng.choice((-1.0, 1.0), y.shape)).astype(np.float32)
             y.backward(backend.to_device(np.asarray(weight, dtype), y.device))
     gradients = [np.zeros_like(x.numpy()) if x.grad is None else x.grad for x in leaves]
@@ -131,12 +132,12 @@ def _run(fn, arrays, dtype, mode):
 
 
 def _kernels(op):
-    """The names of the kernels that ran for an op and for those before it."""
-    found, waiting, seen = set(), [op], set()
+    """The names of the kernels that ran in the graph of an op."""
+    found, waiting, visited = set(), [op], set()
     while waiting:
         op = waiting.pop()
-        if isinstance(op, Op) and op not in seen:
-            seen.add(op)
+        if isinstance(op, Op) and op not in visited:
+            visited.add(op)
             waiting += op.sources
             if dispatch.is_kernel(type(op)):
                 found.add(type(op).__name__)
@@ -146,7 +147,7 @@ def _kernels(op):
 def _error(found, right):
     """The largest difference, relative to the largest value unless all are 0.
 
-    What is not finite, or too large for float32, must be in `found` what it becomes in float32.
+    Where a value of `right`, rounded to float32, is not finite, `found` must have the same NaN or infinity.
     """
     with np.errstate(over="ignore"):
         rounded = right.astype(np.float32)

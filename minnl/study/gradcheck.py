@@ -1,13 +1,13 @@
 """Is a backward right? The error curve against central differences. Explained in docs/gradcheck.md.
 
-Give the output random weights w and look at the number L = sum(w * fn(inputs)). Backward says that along a direction
-d it changes at the rate <g, d>; measured, it changes at the rate (L(x + hd) - L(x - hd)) / 2h. The relative
-difference of the two over h = 1e-1 ... 1e-7 (of the input's size) is the error curve. For a right backward it falls
-like h^2, reaches a floor near 1e-10 and rises again with the rounding of float64; a wrong backward leaves a shelf as
-high as its mistake. So the floor is the verdict, and no tolerance is tuned to a function.
+Weight the output with random numbers w and consider the number L = sum(w * fn(inputs)). By backward, its slope along a
+direction d is <g, d>; by central differences, it is (L(x + hd) - L(x - hd)) / 2h. The relative difference of the two
+over h = 1e-1 ... 1e-7 (times the input's size) is the error curve. For a correct backward it falls like h^2, reaches a
+floor near 1e-10 and rises again with the rounding of float64. For a wrong backward it stops falling at the size of the
+mistake. So the floor is the verdict, and no tolerance is tuned to a function.
 
-The entries of d are random, from 0.5 to 1.5 in size: each element counts, and no two count the same, so a single wrong
-element, or two that changed places, shows as surely as a wrong sign of all.
+The entries of d are random, from 0.5 to 1.5 in magnitude, so every element counts and no two elements count the same. A
+single wrong element, or two exchanged elements, show as surely as a wrong sign of the whole gradient.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from minnl.backend import Array
 from minnl.engine import Tensor
 from minnl.study.slopes import EPS, FINER, STEPS, Probe
 
-PASS = 1e-8  # a floor below is a right gradient: 100 times what rounding leaves, a 10,000th of a mistake of 0.01 %
-RESOLVED = 1e-3  # of the outputs' norm: at the best step rounding makes a slope uncertain by PASS times this
-DIRECTIONS = 3
-SCANNED = 4096  # elements looked at one by one, at most: four function calls a step each
+PASS = 1e-8  # a lower floor passes: 100 times what rounding leaves, a 10,000th of a mistake of 0.01 %
+RESOLVED = 1e-3  # rounding makes a slope at the best step uncertain by PASS times this part of the outputs' norm
+DIRECTIONS = 3  # random directions per input
+SCANNED = 4096  # elements per input that `_scan` checks singly, at most: each takes four function calls per step
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,25 @@ class Element:
 
 @dataclass(frozen=True)
 class InputCheck:
-    """What was found for one input.
+    """The result for one input.
 
     Attributes
     ----------
     curve : tuple of float
-        The relative error at each of STEPS, along the worst direction tried.
+        The relative error at each of STEPS, along the worst of the random directions.
     unit : float
-        What the steps are multiplied by: a power of ten near the input's typical size, or FINER times that.
+        The factor on the steps: a power of ten near the input's typical size, or FINER times that.
     floor : float
-        The smallest of `curve`, but for steps at which it could be so by luck of rounding: below 1e-8 it passes.
+        The smallest error of `curve`, without steps at which rounding could make the error small by chance. A floor
+        below 1e-8 passes.
     kinks : int
-        Elements at which the slopes to the left and to the right differ. They are left out of the directions; instead
-        their gradient must lie between the two slopes.
-    verdict : "pass", "FAIL", or one of two that neither praise nor blame
-        "kinks" if more than half of the elements looked at are kinks, "unresolved" if backward and differences disagree
-        by no more than rounding explains: in both cases there is nothing to judge by at these inputs.
+        The number of elements at which the slopes to the left and to the right differ. The directions leave these
+        elements out; their gradient must lie between the two slopes.
+    verdict : "pass", "FAIL", "kinks" or "unresolved"
+        "kinks" if more than half of the scanned elements are kinks. "unresolved" if backward and differences disagree
+        by no more than rounding explains. In both cases these inputs allow no judgement.
     worst : Element or None
-        Where backward and differences disagree most, if the verdict is "FAIL".
+        The element at which backward and differences disagree most, if the verdict is "FAIL".
     """
 
     name: str
@@ -84,7 +85,7 @@ class InputCheck:
 
 @dataclass(frozen=True)
 class GradcheckResult:
-    """An :class:`InputCheck` for each input; true if all pass. Print it for the table."""
+    """An :class:`InputCheck` for each input. The result is true if all pass, and prints as a table."""
 
     inputs: tuple[InputCheck, ...]
 
@@ -109,12 +110,12 @@ def gradcheck(fn: Callable[..., Tensor], inputs: Sequence[Tensor | Array], locat
     Parameters
     ----------
     fn : callable
-        Takes as many Tensors as there are inputs and returns one Tensor. Must give the same for the same inputs: one
-        that draws (dropout) calls ``minnl.manual_seed`` first.
+        A function of as many Tensors as there are inputs that returns one Tensor. It must return the same output for
+        the same inputs: a function that draws random numbers (dropout) calls ``minnl.manual_seed`` first.
     inputs : list or tuple of float64 arrays or Tensors
-        Not modified. On a GPU, if that is where they are.
+        They are not modified. The check runs on their device.
     locate : bool
-        Find the worst element of an input that fails, which takes some calls of fn for each of its elements.
+        Whether to find the worst element of an input that fails, which takes several calls of fn for each element.
 
     Returns
     -------
@@ -124,10 +125,9 @@ def gradcheck(fn: Callable[..., Tensor], inputs: Sequence[Tensor | Array], locat
     Raises
     ------
     TypeError
-        Inputs that are not float64 arrays; an fn that returns something else than a float64 Tensor.
+        If inputs are not float64 arrays, or fn does not return a float64 Tensor.
     ValueError
-        Inputs with NaN or infinity, an fn that returns such, or that gives different outputs for the same inputs;
-        TF32 switched on.
+        If inputs or outputs have NaN or infinity, if fn gives different outputs for the same inputs, or if TF32 is on.
 
     Examples
     --------
@@ -177,8 +177,8 @@ class _Curve:
     errors: tuple[float, ...]
     unit: float
     floor: float
-    kinked: bool  # a kink lay on one of the directions
-    resolved: bool  # rounding does not explain the errors
+    kinked: bool  # whether L has a kink along one of the directions
+    resolved: bool  # whether the errors are larger than rounding explains
 
 
 def _worst_curve(probe, i, g, allowed, unit):
@@ -186,18 +186,19 @@ def _worst_curve(probe, i, g, allowed, unit):
     steps, worst, floor, kinked, resolved = [unit * h for h in STEPS], None, -1.0, False, True
     for k in range(DIRECTIONS):
         d = probe.random(g.shape)
-        if k == 0:  # first along g, where nothing cancels and the shelf of a wrong factor is as high as its mistake
+        if k == 0:  # with the signs of g nothing cancels, and a wrong factor shows at its full size
             d = probe.xp.copysign(d, g)
         d *= allowed
         expected, typical = float((g * d).sum()), float(((g * d) ** 2).sum()) ** 0.5
         slopes = [probe.slopes(i, d, h) for h in steps]
         measured = [(right + left) / 2 for right, left in slopes]
-        # relative to what such a sum usually is, lest one that cancels by chance magnify its rounding; to what is
-        # measured, lest a gradient of 0 make any error infinite; and to no less than differences can tell from 0
+        # The error is relative to the largest of three: the typical size of such a sum, since the rounding of a sum
+        # that cancels would look large; the measured slope, since a gradient of 0 would make every error infinite; and
+        # the smallest slope that differences can tell from 0.
         scale = max(typical, np.nan_to_num(abs(measured[1]), posinf=0.0), RESOLVED * probe.size / probe.unit(i))
         errors = tuple(_relative(abs(m - expected), scale) for m in measured)
         kinked = kinked or probe.kink(slopes[-3:], steps)
-        # at least the first step: beyond those at which rounding stays below what passes, a small error is luck
+        # only steps at which rounding stays below PASS, and at least the first: at smaller steps a small error is luck
         count = max(1, sum(EPS * probe.size < PASS * scale * h for h in steps))
         lowest = min(errors[:count])
         if lowest > floor:
@@ -218,7 +219,7 @@ def _relative(error, scale):
 class _Scanned:
     element: Element
     kink: bool
-    outside: float  # of a kink: how far the gradient lies outside of its two slopes, relative to them
+    outside: float  # the distance of a kink's gradient from the interval of its two slopes, relative to the slopes
 
     def mistake(self):
         if self.kink and not self.outside:
@@ -227,7 +228,7 @@ class _Scanned:
 
 
 def _scan(probe, i, g, unit):
-    """Look at the elements of input i one by one (at a random part of them if there are very many)."""
+    """Check the elements of input i singly; a random sample of SCANNED elements if there are more."""
     chosen = probe.rng.permutation(g.size)[:SCANNED]
     return [_look(probe, i, g, tuple(int(k) for k in np.unravel_index(flat, g.shape)), unit) for flat in chosen]
 
@@ -241,12 +242,12 @@ def _look(probe, i, g, at, unit):
     if kink:
         low, high = probe.between(i, one, steps[-1])
         beyond = max(low - here, here - high, 0.0) / max(-low, high, abs(here))
-        outside = beyond if beyond > 1e-5 else 0.0  # a one-sided slope is good to about its step, 1e-7
+        outside = beyond if beyond > 1e-5 else 0.0  # the error of a one-sided slope is about its step, 1e-7
     return _Scanned(Element(at, here, closest), kink, outside)
 
 
 def names_of(fn, count):
-    """The names of fn's arguments, where it tells them."""
+    """The names of fn's arguments, or "input i" where fn has no signature."""
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
@@ -256,7 +257,7 @@ def names_of(fn, count):
 
 
 def _arrays(inputs):
-    """Copies of the inputs as arrays, if differences can be taken of them."""
+    """Copies of the inputs as arrays; an error unless they are finite float64 arrays."""
     if not isinstance(inputs, (list, tuple)) or not inputs:
         raise TypeError(f"gradcheck: inputs must be a list of one array or more, got {type(inputs).__name__}")
     arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
@@ -265,13 +266,13 @@ def _arrays(inputs):
             raise TypeError(f"gradcheck: inputs[{i}] must be an array or a Tensor, got {type(a).__name__}")
         if a.dtype != np.float64:
             raise TypeError(
-                f"gradcheck: inputs[{i}] is {a.dtype}; float64 is needed, whose digits differences can spare: "
+                f"gradcheck: inputs[{i}] is {a.dtype}; differences need the precision of float64: "
                 "pass x.astype(numpy.float64)"
             )
     xp = backend.namespace("gradcheck", *arrays)
     for i, a in enumerate(arrays):
         if not np.isfinite(backend.to_host(a)).all():
-            raise ValueError(f"gradcheck: inputs[{i}] holds NaN or infinity, where nothing has a slope")
+            raise ValueError(f"gradcheck: inputs[{i}] holds NaN or infinity, where no slope exists")
     if xp is not np and backend.tf32():
-        raise ValueError("gradcheck: CuPy has TF32 on, which is too coarse to check by; unset CUPY_TF32 and start anew")
+        raise ValueError("gradcheck: TF32 is on in CuPy and too imprecise for the check; unset CUPY_TF32 and restart")
     return [backend.copied(a) for a in arrays]

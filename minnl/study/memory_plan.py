@@ -1,4 +1,4 @@
-"""What is in memory at each moment of a training step, from shapes alone; and how much CuPy's pool takes for it."""
+"""The arrays in memory at each moment of a training step, from shapes alone, and the size of CuPy's pool for them."""
 
 import bisect
 import itertools
@@ -9,15 +9,15 @@ from minnl.engine import Op, meta_array
 from minnl.nn.recompute import TwoRuns
 from minnl.ops.norm import BatchNorm
 
-UNIT = 512  # bytes: CuPy's pool rounds sizes up to a multiple
+UNIT = 512  # CuPy's memory pool rounds every size up to a multiple of this many bytes
 
 
 class Events(list):
-    """What happens to memory, in order: (number, bytes) of an array that comes, (number, None) of one that goes.
+    """Allocations and frees in order: (number, bytes) for an allocated array, (number, None) for a freed array.
 
-    A meta array comes when the engine or an op makes it, and goes when nothing refers to it any more: when the real
-    one would. What a body makes beside its results is known of the CUDA kernels; else it is taken to be an array of the
-    larger side (padded, centred) forward, and two of them backward.
+    A meta array is allocated when the engine or an op makes it, and freed when nothing refers to it any more, as the
+    real array would be. The CUDA kernels state their workspace. For other bodies the plan assumes one array of the size
+    of the larger of input and output (a padded or centred copy) in forward, and two such arrays in backward.
     """
 
     def __init__(self, gpu):
@@ -35,12 +35,12 @@ class Events(list):
         self.append((number, None))
 
     def made(self, memory, size):
-        """An array of so many bytes, which is there until `memory` is gone."""
+        """Record an array of `size` bytes, allocated now and freed together with the object `memory`."""
         number = self.come(size)
         self.watched[number] = weakref.ref(memory, lambda _: self.go(number))
 
     def forward(self, op, inputs):
-        """What an op infers, and what it makes meanwhile."""
+        """Run the op's `infer`, record its scratch, and return its output."""
         kernel = dispatch.kernel_of(op, inputs, self.device)
         if kernel is not None:
             op.__class__ = kernel
@@ -49,20 +49,20 @@ class Events(list):
         return y
 
     def work(self, op, larger, stage):
-        """What an op makes for a while: forward (0), for the first input's gradient (1), for the others' (2)."""
+        """Record an op's scratch: of forward (0), of the first input's gradient (1), of the other gradients (2)."""
         if not self.gpu_kernels:
-            moments = ([[larger]], [], [[larger] * 2])[stage]
+            scratch = ([[larger]], [], [[larger] * 2])[stage]
         else:
-            moments = op.workspace()[stage] if dispatch.is_kernel(type(op)) else []
-        for sizes in moments:
+            scratch = op.workspace()[stage] if dispatch.is_kernel(type(op)) else []
+        for sizes in scratch:
             for number in reversed([self.come(size) for size in sizes if size]):
                 self.go(number)
 
     def gradients(self, op, gy):
-        """What a backward returns, meta arrays."""
-        if isinstance(op, TwoRuns) or type(op).infer is Op.infer:  # the second run, planned; views and small results
+        """The gradients of an op, as meta arrays."""
+        if isinstance(op, TwoRuns) or type(op).infer is Op.infer:  # backward infers shapes too, or makes views
             return op.backward(gy)
-        if self.gpu_kernels and isinstance(op, BatchNorm):  # the gradients of channels come first
+        if self.gpu_kernels and isinstance(op, BatchNorm):  # its kernel makes the gradients of gamma and beta first
             of_channels = [meta_array(*e) for e in op.expected[1:3]]
             self.work(op, 0, 2)
             rest = [meta_array(*e) if need else None for e, need in zip(op.expected[::3], op.needs[::3], strict=True)]
@@ -77,36 +77,36 @@ class Events(list):
 
 
 def most_at_once(sizes, events, kept=()):
-    """The most bytes in memory beside what is there all the time: the arrays of two steps with their gradients."""
+    """The peak memory in bytes: arrays of `sizes`, then steps of `events`, with `kept` after the first step."""
     return _replay(_Count(), sizes, events, kept).most
 
 
 def pool_size(sizes, events, kept):
-    """Bytes that CuPy's pool takes from the driver for arrays of some sizes and then some steps."""
+    """Bytes that CuPy's pool allocates from the driver for arrays of `sizes`, then steps of `events`, and `kept`."""
     return _replay(Pool(), sizes, events, kept).total
 
 
 def _replay(memory, sizes, events, kept):
-    """Steps on a memory: what a step leaves, the gradients, goes when the next begins; `kept` comes after the first."""
+    """Run three steps on a memory. Each step frees the gradients of the step before; the first step adds `kept`."""
     for size in sizes:
         memory.take(size)
-    there = {}
+    held = {}
     for step in range(3):
-        for piece in there.values():
-            memory.give(piece)
-        there = {}
+        for block in held.values():
+            memory.give(block)
+        held = {}
         for number, size in events:
             if size is None:
-                memory.give(there.pop(number))
+                memory.give(held.pop(number))
             else:
-                there[number] = memory.take(size)
+                held[number] = memory.take(size)
         for size in kept if step == 0 else ():
             memory.take(size)
     return memory
 
 
 class _Count:
-    """Memory without gaps."""
+    """A memory without gaps, which counts bytes."""
 
     held = most = 0
 
@@ -119,43 +119,45 @@ class _Count:
         self.held -= size
 
 
-class _Piece:
+class _Block:
     def __init__(self, size, before=None, after=None):
         self.size, self.before, self.after, self.free = size, before, after, False
 
 
 class Pool:
-    """CuPy's memory pool, on one stream: of the free pieces the smallest that is large enough is cut, neighbours that
-    are free are joined, and what came from the driver stays. `total` is how many bytes did.
+    """CuPy's memory pool on one stream.
+
+    An allocation splits the smallest free block that is large enough. A freed block is merged with its free neighbours.
+    Memory from the driver stays in the pool; `total` is its size in bytes.
     """
 
     def __init__(self):
-        self.free, self.sizes, self.total = {}, [], 0  # pieces by size, and these sizes in order
+        self.free, self.sizes, self.total = {}, [], 0  # free blocks by size, and the sizes in ascending order
 
     def take(self, size):
         size = -(-size // UNIT) * UNIT
         at = bisect.bisect_left(self.sizes, size)
         if at == len(self.sizes):
             self.total += size
-            return _Piece(size)
-        piece = self.free[self.sizes[at]][-1]
-        self._remove(piece)
-        if piece.size > size:
-            rest = _Piece(piece.size - size, piece, piece.after)
+            return _Block(size)
+        block = self.free[self.sizes[at]][-1]
+        self._remove(block)
+        if block.size > size:
+            rest = _Block(block.size - size, block, block.after)
             self._link(rest, rest.after)
-            self._link(piece, rest)
-            piece.size = size
+            self._link(block, rest)
+            block.size = size
             self._add(rest)
-        return piece
+        return block
 
-    def give(self, piece):
-        for left, right in ((piece, piece.after), (piece.before, piece)):
-            if left and right and (left if right is piece else right).free:
-                self._remove(left if right is piece else right)
+    def give(self, block):
+        for left, right in ((block, block.after), (block.before, block)):
+            if left and right and (left if right is block else right).free:
+                self._remove(left if right is block else right)
                 left.size += right.size
                 self._link(left, right.after)
-                piece = left
-        self._add(piece)
+                block = left
+        self._add(block)
 
     @staticmethod
     def _link(left, right):
@@ -163,17 +165,17 @@ class Pool:
         if right:
             right.before = left
 
-    def _add(self, piece):
-        piece.free = True
-        if piece.size not in self.free:
-            self.free[piece.size] = []
-            bisect.insort(self.sizes, piece.size)
-        self.free[piece.size].append(piece)
+    def _add(self, block):
+        block.free = True
+        if block.size not in self.free:
+            self.free[block.size] = []
+            bisect.insort(self.sizes, block.size)
+        self.free[block.size].append(block)
 
-    def _remove(self, piece):
-        piece.free = False
-        same = self.free[piece.size]
-        same.remove(piece)
+    def _remove(self, block):
+        block.free = False
+        same = self.free[block.size]
+        same.remove(block)
         if not same:
-            del self.free[piece.size]
-            self.sizes.remove(piece.size)
+            del self.free[block.size]
+            self.sizes.remove(block.size)

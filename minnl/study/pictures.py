@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, and where a position of a clip looks. Drawn with matplotlib, without a screen."""
+"""Pictures of a run: training curves and attention maps. Drawn with matplotlib, without a screen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_log(folder: str | Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _figure(*size):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import: not before it is needed
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here because the import takes 0.5 s
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -36,7 +36,7 @@ def _figure(*size):
 
 
 def _save(figure, path):
-    """Write a figure whole or not at all, as its name's ending says; returns the path."""
+    """Write a figure, whole or not at all, in the format that the ending of `path` names; returns the path."""
     picture = io.BytesIO()
     figure.savefig(picture, format=Path(path).suffix[1:] or "png", dpi=100)
     checkpoint.write(path, [picture.getbuffer()])
@@ -56,39 +56,39 @@ def curves(folder: str | Path) -> str | Path:
     right.plot(ends, [100 * r["accuracy"] for r in log["epoch"]], "o-", label="train")
     right.plot(ends, [100 * r["test_top1"] for r in log["epoch"]], "s-", label="test")
     right.set(xlabel="step", ylabel="top-1 (%)", title="accuracy", ylim=(0, 103))
-    for axes, corner in ((left, "upper right"), (right, "lower right")):  # where a run that learns leaves room
+    for axes, corner in ((left, "upper right"), (right, "lower right")):  # the curves of a run that learns avoid these
         axes.legend(loc=corner)
         axes.grid(alpha=0.3)
     return _save(figure, Path(folder) / "curves.png")
 
 
 def block_input(model: Module, clip: Array) -> tuple[NonLocalBlock, Tensor] | None:
-    """The first non-local block of a model and what comes into it for a clip (T, H, W, C); None if there is none."""
+    """The first non-local block of a model and its input for a clip (T, H, W, C); None if there is no block."""
     block = next((m for m in model.modules() if isinstance(m, NonLocalBlock)), None)
     if block is None:
         return None
-    seen = []
+    inputs = []
     forward = block.forward
 
-    def noted(x):
-        seen.append(x)
+    def recorded(x):
+        inputs.append(x)
         return forward(x)
 
-    block.__dict__["forward"] = noted
+    block.__dict__["forward"] = recorded
     try:
         with evaluating(model):
             model(Tensor(backend.to_device(clip[None], model.parameters()[0].device)))
     finally:
         del block.__dict__["forward"]
-    return block, seen[0]
+    return block, inputs[0]
 
 
 def busiest(clip: Array, shape: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Two positions (t, h, w) of a map of `shape`: where the clip changes most in its first half, and in its second."""
+    """The positions (t, h, w) on a map of `shape` at which the clip changes most, in its first and its second half."""
     motion = np.abs(np.diff(clip, axis=0, prepend=clip[:1])).sum(axis=-1)
     for axis, n in enumerate(shape):
-        parts = np.array_split(np.arange(motion.shape[axis]), min(n, motion.shape[axis]))
-        motion = np.stack([motion.take(part, axis).mean(axis) for part in parts], axis)
+        cells = np.array_split(np.arange(motion.shape[axis]), min(n, motion.shape[axis]))
+        motion = np.stack([motion.take(cell, axis).mean(axis) for cell in cells], axis)
     halves = [h for h in np.array_split(np.arange(len(motion)), 2) if len(h)]
     best = [np.unravel_index(motion[half].argmax(), motion[half].shape) for half in halves]
     return [(int(half[0] + t), int(h), int(w)) for half, (t, h, w) in zip(halves, best, strict=True)]
@@ -97,13 +97,13 @@ def busiest(clip: Array, shape: Sequence[int]) -> list[tuple[int, int, int]]:
 def attention(
     model: Module, clip: Array, path: str | Path, positions: Sequence[Sequence[int]] | None = None
 ) -> str | Path | None:
-    """Draw where positions of a clip look, over its frames: a row a position, a column a time step of the block.
+    """Draw the attention weights of positions over the frames of a clip: a row per position, a column per time step.
 
     Parameters
     ----------
-    model : nn.Module with a non-local block; the first is drawn
+    model : nn.Module whose first non-local block is drawn
     clip : float32 ndarray (T, H, W, C)
-    path : where the picture goes
+    path : file of the picture
     positions : list of (t, h, w) on the block's map; or None for the two of :func:`busiest`
 
     Returns
@@ -139,21 +139,21 @@ def attention(
                 h, w = ((p + 0.5) * n / m for p, n, m in zip(position[1:], (height, width), cells, strict=True))
                 axes.plot(w, h, "c+", markersize=14, mew=2.5)
     figure.suptitle(
-        f"{block.mode} block: where the position of the cross looks (colour: weight; above: a time step's share)",
+        f"{block.mode} block: attention of the position at the cross (colour: weight; above: sum per time step)",
         fontsize=9,
     )
     return _save(figure, path)
 
 
 def error_curves(path: str | Path, rows: Sequence[tuple[str, Sequence[str | Path]]]) -> str | Path:
-    """Draw training and test error over epochs: for each row the mean of its runs, in a band of their deviation.
+    """Draw training and test error over epochs: for each row the mean of its runs, in a band of their std.
 
-    As figure 4 of Non-local Neural Networks: training error dashed, test error solid.
+    As in figure 4 of Non-local Neural Networks, training error is dashed and test error solid.
 
     Parameters
     ----------
-    path : where the picture goes
-    rows : list of (label, folders of runs of one kind, such as seeds)
+    path : file of the picture
+    rows : list of (label, folders of runs that differ only in the seed)
 
     Returns
     -------
@@ -163,7 +163,7 @@ def error_curves(path: str | Path, rows: Sequence[tuple[str, Sequence[str | Path
     axes = figure.subplots()
     for i, (label, folders) in enumerate(rows):
         logs = [read_log(folder)["epoch"] for folder in folders]
-        epochs = [r["epoch"] for r in min(logs, key=len)]  # as far as all runs have come
+        epochs = [r["epoch"] for r in min(logs, key=len)]  # the epochs that all runs have finished
         for key, style, width in (("accuracy", "--", 1.0), ("test_top1", "-", 1.8)):
             errors = np.array([[100 - 100 * r[key] for r in log[: len(epochs)]] for log in logs])
             mean = errors.mean(axis=0)
@@ -176,6 +176,6 @@ def error_curves(path: str | Path, rows: Sequence[tuple[str, Sequence[str | Path
     axes.set(xlabel="epoch", ylabel="error (%)", title="test error (solid) and training error (dashed)")
     axes.set_ylim(0, 101)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(fontsize=8, loc="outside lower center")  # on the axes it would hide curves that go down
+    figure.legend(fontsize=8, loc="outside lower center")  # inside the axes the legend would hide falling curves
     axes.grid(alpha=0.3)
     return _save(figure, path)

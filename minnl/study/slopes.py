@@ -1,7 +1,4 @@
-"""A function of arrays looked at as one number: its slopes by backward and by differences. See gradcheck.py.
-
-L = sum(w * fn(inputs)), with random weights w.
-"""
+"""The slopes of L = sum(w * fn(inputs)), with random weights w, by backward and by differences. See gradcheck.py."""
 
 import math
 
@@ -10,10 +7,10 @@ import numpy as np
 from minnl import backend
 from minnl.engine import Tensor, no_grad
 
-STEPS = tuple(10.0**-k for k in range(1, 8))  # of an input's unit: see Probe.unit
-FINER = 1e-4  # times the unit, for functions that bend within less than that: log of an input that holds 1e-4 and 1
+STEPS = tuple(10.0**-k for k in range(1, 8))  # the steps of differences, in multiples of Probe.unit
+FINER = 1e-4  # a factor on the unit for functions that bend within it, such as log of an input that holds 1e-4 and 1
 EPS = float(np.finfo(np.float64).eps)
-ROUNDING = 1e-6  # of the largest number: what jumps farther is a jump
+ROUNDING = 1e-6  # a change of L above this part of the largest number is a jump, not rounding
 
 
 class Probe:
@@ -38,7 +35,7 @@ class Probe:
         self.size = float(self.xp.sqrt((self.weight * self.y * self.weight * self.y).sum()))
 
     def output(self, moved=None, by=None):
-        """fn's array, with one input moved by an array; always on copies."""
+        """The output array of fn on copies of the inputs, with `by` added to input number `moved`."""
         return self.call([a + by if i == moved else a.copy() for i, a in enumerate(self.arrays)]).data
 
     def call(self, arrays):
@@ -50,7 +47,7 @@ class Probe:
         return y
 
     def random(self, shape):
-        """Random entries of either sign, none near 0."""
+        """Random entries of both signs, from 0.5 to 1.5 in magnitude."""
         values = self.rng.uniform(0.5, 1.5, shape) * self.rng.choice((-1.0, 1.0), shape)
         return backend.to_device(np.asarray(values), self.device)
 
@@ -63,15 +60,15 @@ class Probe:
         return [self.xp.zeros_like(x.data) if x.grad is None else x.grad for x in leaves]
 
     def unit(self, i):
-        """The power of ten next to the typical size of input i: steps are measured in it. 1 if all is 0."""
+        """The unit of the steps for input i: the power of ten next to its root mean square, or 1 if it is all 0."""
         size = float(self.xp.sqrt((self.arrays[i] ** 2).mean())) if self.arrays[i].size else 0.0
         return 10.0 ** round(math.log10(size)) if size else 1.0
 
     def resolves(self, expected, slopes, steps):
-        """Whether the slopes contradict the `expected` one by more than rounding explains.
+        """Whether the slopes differ from the `expected` slope by more than rounding explains.
 
-        Rounding moves L by its own last digit, or by that of a larger number on the way from which L is what is left:
-        this shows at the smallest step, where slopes to the right and to the left differ, or L does not move at all.
+        Rounding changes L by its own last digit, or by the last digit of a larger intermediate number that cancels in
+        L. This shows at the smallest step: the slopes to the right and to the left differ, or L does not change at all.
         """
         measured = [(right + left) / 2 for right, left in slopes]
         largest = max(float(abs(a).max()) for a in (*self.arrays, self.y) if a.size)
@@ -86,23 +83,23 @@ class Probe:
         return errors[best] > 100 * max(EPS * self.size, min(digit, ROUNDING * largest)) / steps[best]
 
     def slopes(self, i, direction, h):
-        """Slope of L to the right and to the left of input i along a direction, measured with step h."""
-        with no_grad(), np.errstate(all="ignore"):  # a large step may well leave the domain, as of log
+        """The slopes of L to the right and to the left, along a direction in input i, by differences with step h."""
+        with no_grad(), np.errstate(all="ignore"):  # a large step may leave the domain of fn, such as that of log
             after, before = self.output(i, h * direction), self.output(i, -h * direction)
-            # the difference first, the sum after: what did not move is exactly 0 and adds no rounding
+            # the difference comes before the sum: an output that did not change adds exactly 0 and no rounding
             return tuple(float((self.weight * d).sum()) / h for d in (after - self.y, self.y - before))
 
     def kink(self, slopes, steps):
-        """Whether the slopes right and left differ, and by the same at each of several steps.
+        """Whether the slopes to the right and to the left differ, and by the same at each of several steps.
 
-        Where a function is smooth the difference falls with the step; of a jump, which is no kink, it grows.
+        Where a function is smooth, the difference falls with the step; at a jump, which is not a kink, it grows.
         """
         gaps = [abs(right - left) for right, left in slopes]
         rounding = 1e-14 * self.size / steps[-1] + 1e-6 * max(map(abs, slopes[-1]))
         return gaps[-1] > rounding and max(gaps) < 1.1 * min(gaps)
 
     def between(self, i, direction, h):
-        """The least and the greatest slope of L, if each output may choose its slope to the right or to the left."""
+        """The smallest and the largest slope of L if each output has its slope to the right or to the left."""
         with no_grad():
             after, before = self.output(i, h * direction), self.output(i, -h * direction)
             right, left = self.weight * (after - self.y) / h, self.weight * (self.y - before) / h

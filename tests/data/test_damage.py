@@ -61,7 +61,7 @@ MATROSKA = [
     (HEADER + element("18538067", element("1F43B675", *BLOCKS)), None),
     (HEADER + element("18538067", element("1F43B675", checked(*BLOCKS))), None),
     (HEADER + element("18538067", element("1F43B675", checked(*BLOCKS).replace(b"345", b"3x5"))), "their checksum"),
-    (HEADER + element("18538067", element("1F43B675", BLOCKS[0], b"\x55" * 9)), "no row of frames"),
+    (HEADER + element("18538067", element("1F43B675", BLOCKS[0], b"\x55" * 9)), "not a sequence of frames"),
     (HEADER + element("18538067", element("1F43B675", *BLOCKS), b"\x55" * 9), "no element begins at byte"),
     (HEADER + element("18538066", element("1F43B675", *BLOCKS)), "no element begins at byte 13"),
     (HEADER + element("18538067", element("1F43B675", *BLOCKS))[:-3], "3 bytes are missing"),

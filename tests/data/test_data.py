@@ -62,7 +62,7 @@ def test_memory_for_videos_is_limited(lossless):
     for index in (0, 2, 1, 3):
         data.clip(index, None)
     assert sum(video.nbytes for video in data._cache.values()) == 2 * one
-    assert data._room == 10
+    assert data._free_bytes == 10
 
 
 def test_training_clips_differ_by_generator_and_evaluation_clips_do_not(lossless):
@@ -131,7 +131,7 @@ def test_folders_that_are_not_data_are_refused(lossless, tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         VideoFolder(tmp_path / "nothing")
     (lossless / "val" / "up").mkdir()
-    with pytest.raises(ValueError, match="classes that .* has not: up"):
+    with pytest.raises(ValueError, match="classes that .* lacks: up"):
         VideoFolder(lossless, "val")
     (tmp_path / "bare" / "train" / "a").mkdir(parents=True)
     (tmp_path / "bare" / "train" / "a" / "readme.txt").touch()
@@ -275,7 +275,7 @@ GOOD = np.zeros((2, 3, 4, 4, 1), np.uint8)
         ({"labels": np.zeros(2, int)}, "lacks clips"),
         ({"clips": GOOD[0], "labels": np.zeros(3, int)}, "shape"),
         ({"clips": GOOD.astype(float), "labels": [0, 0]}, "float64"),
-        ({"clips": GOOD[:0], "labels": np.zeros(0, int)}, "none of them 0"),
+        ({"clips": GOOD[:0], "labels": np.zeros(0, int)}, "without an axis of size 0"),
         ({"clips": GOOD, "labels": [0]}, "a label for each"),
         ({"clips": GOOD, "labels": [0.0, 1.0]}, "integers"),
         ({"clips": GOOD, "labels": [[0], [1]]}, "integers"),

@@ -189,7 +189,7 @@ def test_a_file_that_changed_since_its_scan_is_refused(tmp_path):
     path = write_video(tmp_path / "a.mp4", numbered(12), qp=0)
     info = scan_video(path)
     write_video(path, numbered(8), qp=0)
-    with pytest.raises(VideoError, match="has changed: 12 frames were there .* now 8"):
+    with pytest.raises(VideoError, match="has changed: the scan found 12 frames, now there are 8"):
         read_video(path, info=info)
 
 

@@ -29,7 +29,7 @@ class Square(Op):
 
 # An object is called once.
 
-AGAIN = r"Square: this Square object was called already .* make a new one for each call: Square\(...\)\(x\)"
+AGAIN = r"Square: this Square object was called already .* make a new object for each call: Square\(...\)\(x\)"
 
 
 def test_a_second_call_is_refused_and_the_first_keeps_its_gradient():
@@ -204,7 +204,7 @@ def op_returning(result, **attributes):
         (lambda x: (x, x), "Mine: forward returned tuple, one array expected"),
         (lambda x: x.tolist(), "Mine: forward returned list, one array expected"),
         (lambda x: F.exp(Tensor(x)), "Mine: forward returned Tensor, one array .* not with functional"),
-        (lambda x: x.astype(np.float64), "Mine: forward returned float64 on cpu for inputs of float32 on cpu; keep to"),
+        (lambda x: x.astype(np.float64), "forward returned float64 on cpu for inputs of float32 on cpu; return y"),
         (lambda x: np.float64(x.sum()), "Mine: forward returned float64 on cpu for inputs of float32"),
         (lambda x: x.astype(int), "Mine: forward returned int64 on cpu for inputs of float32"),
         (lambda x: x > 0, "Mine: forward returned bool on cpu for inputs of float32"),
@@ -256,7 +256,7 @@ def test_what_keeps_names_must_be_there():
 @pytest.mark.parametrize(
     ("gradients", "error", "message"),
     [
-        (lambda gy: gy, TypeError, r"mine: backward returned ndarray, a tuple .* each input \(2\)"),
+        (lambda gy: gy, TypeError, r"mine: backward returned ndarray, a tuple .* each of 2 inputs"),
         (lambda gy: None, TypeError, "mine: backward returned NoneType, a tuple"),
         (lambda gy: (g for g in (gy, gy)), TypeError, "mine: backward returned generator, a tuple"),
         (lambda gy: (gy,), ValueError, r"mine: backward returned 1 gradients for 2 inputs \(\(2,\), \(2,\)\)"),

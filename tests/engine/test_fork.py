@@ -99,7 +99,7 @@ def outcome(script):
     "lock, seconds",
     [
         ("threads.one_blas_thread.lock", 60),
-        ("TwoRuns._one_at_a_time", 60),
+        ("TwoRuns._lock", 60),
     ],
 )
 def test_a_lock_that_another_thread_held(lock, seconds):

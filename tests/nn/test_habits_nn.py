@@ -428,7 +428,7 @@ REFUSED = {
     "another module for Recompute": (
         lambda n: setattr(nn.Recompute(n), "module", nn.ReLU()),
         A,
-        "Recompute: the module stays; make a new Recompute for another one",
+        "Recompute: the module cannot be replaced; make a new Recompute for another module",
     ),
     "parameters in a list": (put("a", [nn.Parameter([1.0])]), T, "Net: a is a list that holds Parameter"),
     "tensors that learn in a list": (put("a", [Tensor(1.0, requires_grad=True)]), T, "a list that holds Tensor"),
@@ -466,7 +466,7 @@ REFUSED = {
     "a layer of the class": (
         in_a_class,
         T,
-        "Shared: layer is of the class, so no instance has it; assign it in __init__",
+        "Shared: layer is an attribute of the class; assign it in __init__ to self",
     ),
     "an array over a parameter": (
         put("scale", array(4)),
@@ -505,7 +505,7 @@ REFUSED = {
     "a module called modules": (
         put("modules", nn.ReLU()),
         V,
-        "Net: 'modules' cannot be a name, the class has an attribute of it",
+        "Net: 'modules' cannot be a name, the class has an attribute of that name",
     ),
     "a parameter called training": (put("training", nn.Parameter([1.0])), V, "Net: 'training' cannot be a name"),
     "itself as a part": (

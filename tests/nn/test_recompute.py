@@ -328,10 +328,13 @@ def test_an_error_in_the_second_run_leaves_everything_as_it_was():
 @pytest.mark.parametrize(
     "failure, message",
     [
-        (lambda x: x[:2], r"Fragile gave shape \(5, 6\) at first and \(2, 6\) when it ran again"),
-        (lambda x: x * OUTSIDE, "Fragile uses a tensor that wants a gradient and is neither input nor parameter"),
-        (lambda x: x * (OUTSIDE * 2.0), "Fragile uses a tensor that wants a gradient and is neither"),
-        (lambda x: x * DERIVED, "Fragile uses a tensor that wants a gradient and is neither"),
+        (lambda x: x[:2], r"Fragile returned shape \(5, 6\) in its first run and \(2, 6\) in its second run"),
+        (
+            lambda x: x * OUTSIDE,
+            "Fragile uses a tensor that requires a gradient and is neither an input nor a parameter",
+        ),
+        (lambda x: x * (OUTSIDE * 2.0), "Fragile uses a tensor that requires a gradient and is neither"),
+        (lambda x: x * DERIVED, "Fragile uses a tensor that requires a gradient and is neither"),
     ],
 )
 def test_what_cannot_be_recomputed_is_refused(failure, message):
@@ -352,7 +355,7 @@ def test_a_tensor_made_of_a_parameter_outside_is_refused_too():
     module, x = nn.Recompute(nn.Linear(6, 6)), noise((5, 6), requires_grad=True)
     doubled = module.weight * 2.0
     module.module.forward = lambda x: F.linear(x, doubled)
-    with pytest.raises(RuntimeError, match="Linear uses a tensor that wants a gradient and is neither"):
+    with pytest.raises(RuntimeError, match="Linear uses a tensor that requires a gradient and is neither"):
         module(x).sum().backward()
     doubled.sum().backward()
     np.testing.assert_array_equal(module.weight.grad, np.full((6, 6), 2.0))
@@ -436,7 +439,7 @@ def test_debug_mode_sees_an_edit_of_what_is_kept():
         for array, name in ((x.data, "input0"), (module.weight.data, "module.weight")):
             y = module(x).sum()
             array[0] = 2
-            with pytest.raises(RuntimeError, match=f"recompute in Recompute: the array kept as `{name}` was edited"):
+            with pytest.raises(RuntimeError, match=f"recompute in Recompute: the array saved as `{name}` was edited"):
                 y.backward()
 
 

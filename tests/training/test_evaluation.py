@@ -102,7 +102,7 @@ def test_views_that_make_no_sense_are_refused(tmp_path):
         Views(RelationClips("test", clips=4), 0)
     assert views.parse("10x3") == (10, 3)
     for text in ("10", "10 x 3", "x3", "10x3x1", "-1x3"):
-        with pytest.raises(ValueError, match="wanted are clips x crops such as 10x3"):
+        with pytest.raises(ValueError, match="expected clips x crops such as 10x3"):
             views.parse(text)
     with pytest.raises(ValueError, match="crops must be one of"):
         views.parse("10x4")

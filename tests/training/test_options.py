@@ -231,7 +231,7 @@ def test_evaluate_by_views(run):
     status, _, err = run("--evaluate", "runs/r18", "--views", "2x3", "--on-error", "error")
     assert status == 1 and "light/1.mp4: Invalid data" in err
     status, _, err = run("--evaluate", "runs/r18", "--views", "3")
-    assert status == 1 and "wanted are clips x crops such as 10x3, got '3'" in err
+    assert status == 1 and "expected clips x crops such as 10x3, got '3'" in err
 
 
 def test_predict_by_views(run):

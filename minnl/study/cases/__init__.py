@@ -1,7 +1,7 @@
-"""The one table of cases: every op of minnl.functional with inputs and arguments that have gone wrong somewhere.
+"""The table of cases: every op of minnl.functional with inputs and arguments that are likely to show mistakes.
 
-``python -m minnl check`` runs the gradient check over it; the tests run it against PyTorch, against plain loops, and
-through the strict stand-in for CuPy. An op that is new in minnl.functional gets its cases here and nowhere else.
+``python -m minnl check`` runs the gradient check on the table. The tests compare it with PyTorch and with plain loops,
+and run it on the strict substitute for CuPy. Cases of a new op in minnl.functional belong only here.
 """
 
 from minnl.study.cases import elementwise, matrices, movements, non_local, normalisation, reductions, windows
