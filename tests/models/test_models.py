@@ -301,6 +301,7 @@ def test_nothing_of_a_step_stays(mode, monkeypatch, no_garbage_collector):
     assert [type(ref()).__name__ for ref in born if ref() is not None] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", dispatch.MODES)
 def test_memory_stays_flat(mode, no_garbage_collector):
     """A leak would be 6 graphs, one a step; the small pieces that Python and NumPy keep for reuse are less than 1."""

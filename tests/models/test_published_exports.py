@@ -12,6 +12,8 @@ from minnl.training import checkpoint
 from models import published
 from models.published import keys, pickle_writer, settings_there
 
+pytestmark = pytest.mark.slow
+
 # The keys of video-nonlocal-net's lib/core/config.py that a network can need.
 CAFFE2 = {
     "MODEL.MODEL_NAME", "MODEL.VIDEO_ARC_CHOICE", "MODEL.DEPTH", "MODEL.NUM_CLASSES", "MODEL.USE_AFFINE", "MODEL.MEAN",

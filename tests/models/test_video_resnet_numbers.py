@@ -325,6 +325,7 @@ def test_what_is_of_another_kind_is_named(changes, message):
         small(**changes)
 
 
+@pytest.mark.slow
 def test_the_list_of_models(capsys):
     assert main(["models"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()

@@ -58,6 +58,7 @@ def test_attention(tmp_path, mode):
     assert colours(path) > 20
 
 
+@pytest.mark.slow
 def test_attention_of_colour_clips_of_any_length(tmp_path):
     model, path = build(channels=3), tmp_path / "attention.png"
     for frames in (1, 5, 11):

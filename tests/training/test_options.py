@@ -217,6 +217,7 @@ def test_what_the_run_says_of_itself(run):
     assert [(r["step"], r["lr"]) for r in records if r["kind"] == "epoch"] == [(2, pytest.approx(0.01 * 4 / 64 / 10))]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:evaluate_views. left out")
 def test_evaluate_by_views(run):
     status, out, _ = run("--evaluate", "runs/r18", "--views", "2x3", "--scores", "scores.csv")
@@ -234,6 +235,7 @@ def test_evaluate_by_views(run):
     assert status == 1 and "expected clips x crops such as 10x3, got '3'" in err
 
 
+@pytest.mark.slow
 def test_predict_by_views(run):
     shares = {}
     for text in ("2x3", "10x1"):

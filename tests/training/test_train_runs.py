@@ -203,6 +203,7 @@ def train_py(shell, *arguments, **environment):
     return found.returncode, found.stdout.decode(), found.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_output_ends_no_training(runs, monkeypatch, closed):  # noqa: F811
