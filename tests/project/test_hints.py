@@ -17,7 +17,7 @@ from models import blocks, published, transfer
 ROOT = Path(__file__).parents[2]
 SNIPPET = Path(__file__).with_name("user_snippet.py")
 HIDDEN = {"__array__"}  # from checkers, on purpose: minnl/methods.py says why
-SLOTS = {"_data", "_grad", "__weakref__", "__init__"}  # not asked for by users, or not of an instance
+SLOTS = {"_data", "_grad", "__weakref__", "__init__", "__slotnames__"}  # not asked for by users, or not of an instance
 CALLED = {"__init__", "__call__", "__len__", "__iter__", "__getitem__", "__setitem__"}
 
 

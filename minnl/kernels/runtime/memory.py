@@ -12,32 +12,13 @@ import ctypes
 import functools
 import math
 import os
-import sys
 import threading
 
 import numpy as np
 
 POISON = os.environ.get("MINNL_POISON") == "1"  # For tests: memory that nothing has written reads as NaN.
 LINE = 16  # Numbers in a line of the cache, 64 bytes.
-MALLOPT = {-1: 2**31 - 1, -2: 64 * 2**20, -4: 0}  # M_TRIM_THRESHOLD and M_TOP_PAD in bytes, and M_MMAP_MAX.
 MOST_PLANS = 256  # A thread with so many plans forgets them all, so that shapes that never return do not pile up.
-
-
-def keep_freed_memory():
-    """Have the C library keep freed memory for the next arrays, where that is glibc.
-
-    By default glibc returns a large array to the system as soon as the array is freed. A training step frees and makes
-    the same sizes over and over, and the system clears every page that it hands out: 1 to 4 % of a step of C2D.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for option, value in MALLOPT.items():
-            libc.mallopt(option, value)
-
-
-def release():
-    """Return freed memory to the system, where the C library is glibc."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def empty(shape, dtype):
@@ -103,7 +84,6 @@ class Plans(threading.local):
 
 
 plans = Plans()
-keep_freed_memory()
 
 
 class _Memory:
