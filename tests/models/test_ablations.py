@@ -159,7 +159,7 @@ def test_costs_are_those_of_one_clip():
     case = networks("small", ("2a",), base)["2a", "embedded Gaussian"]
     network = models.build("nl_small")
     assert case.cost[0] == sum(p.size for p in network.parameters())
-    assert case.cost[1] == minnl.study.cost_summary.plan(network, (1, 16, 24, 24, 1)).multiply_adds
+    assert case.cost[1] == minnl.study.cost_summary.summarize(network, (1, 16, 24, 24, 1)).multiply_adds
     assert case.work == case.cost[1] * (3 * 6 + 6 + 3) * 2  # training, test and precise batch norm
 
 
