@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minnl import backend
+from minnl.kernels.runtime import memory
 from minnl.study import cost_summary
 
 SPARE = (
@@ -48,10 +49,12 @@ def usage(device):
 
 
 def release(device):
-    """Return the memory of arrays that are gone, which CuPy's pool keeps, to the device."""
-    if device.kind == "gpu":
-        with backend.on(device):
-            backend.load_cupy().get_default_memory_pool().free_all_blocks()
+    """Return the memory of arrays that are gone, which CuPy's pool or the C library keeps, to the device."""
+    if device.kind == "cpu":
+        memory.release()
+        return
+    with backend.on(device):
+        backend.load_cupy().get_default_memory_pool().free_all_blocks()
 
 
 def report(model, optimizer, shape, ahead, then, now):

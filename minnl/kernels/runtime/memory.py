@@ -12,13 +12,32 @@ import ctypes
 import functools
 import math
 import os
+import sys
 import threading
 
 import numpy as np
 
 POISON = os.environ.get("MINNL_POISON") == "1"  # For tests: memory that nothing has written reads as NaN.
 LINE = 16  # Numbers in a line of the cache, 64 bytes.
+MALLOPT = {-1: 2**31 - 1, -2: 64 * 2**20, -3: 32 * 2**20}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, in bytes.
 MOST_PLANS = 256  # A thread with so many plans forgets them all, so that shapes that never return do not pile up.
+
+
+def keep_freed_memory():
+    """Have the C library, where that is glibc, keep freed arrays of up to 32 MB, the most it can, for the next arrays.
+
+    By default glibc returns an array of 25 MB to the system when the array is freed, and the system clears the next
+    one. Batch norm of (4, 8, 28, 28, 256) takes 23 ms backward with the default, and 15 ms with these values.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, value in MALLOPT.items():
+            libc.mallopt(option, value)
+
+
+def release():
+    """Return freed memory to the system, where the C library is glibc."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def empty(shape, dtype):
@@ -84,6 +103,7 @@ class Plans(threading.local):
 
 
 plans = Plans()
+keep_freed_memory()
 
 
 class _Memory:
