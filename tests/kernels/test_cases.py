@@ -4,10 +4,13 @@ An error is measured beside the largest value of what is compared, or the larges
 may be nearly 0 because terms of the inputs' size cancel, and their rounding stays.
 """
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -145,6 +148,46 @@ def test_errors_in_tasks_reach_the_caller():
     with pytest.raises(KeyError, match="task 1"):
         threads.run(task, range(4))
     assert threads.run(lambda i: i, range(3)) == [0, 1, 2], "the pool still works"
+
+
+@pytest.mark.parametrize("failing", [None, "caller", "thread of the pool", "both"])
+def test_no_array_of_a_task_is_kept(failing):
+    """Neither by an error, whose traceback refers to the arrays, nor by a thread that has no time for the call."""
+    minnl.set_threads(2)
+    caller, both_work, arrays_of_tasks = threading.get_ident(), threading.Barrier(2), []
+
+    def call():
+        array = np.zeros(1000)
+        arrays_of_tasks.append(weakref.ref(array))
+
+        def task(i):
+            both_work.wait(10)
+            if failing in ("both", "caller" if threading.get_ident() == caller else "thread of the pool"):
+                raise MemoryError(f"{array.shape}")
+
+        with contextlib.suppress(MemoryError):
+            threads.run(task, range(2))
+
+    gc.disable()
+    try:
+        call()
+        assert arrays_of_tasks[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_that_are_busy_keep_no_array_of_a_call():
+    minnl.set_threads(2)
+    done, array = threading.Event(), np.zeros(1000)
+    kept = weakref.ref(array)
+    others = [threads._executor().submit(done.wait, 60) for _ in range(threads.MOST)]
+    try:
+        assert threads.run(lambda i, array=array: i + array.size, range(4)) == [1000, 1001, 1002, 1003]
+        del array
+        assert kept() is None
+    finally:
+        done.set()
+    assert all(other.result() for other in others)
 
 
 def test_tasks_see_what_the_caller_set_with_errstate():

@@ -111,13 +111,18 @@ def run(task, items):
         # Each thread works in a copy of the caller's context, so that the caller's np.errstate holds there as well.
         futures = [_executor().submit(contextvars.copy_context().run, work) for _ in range(threads - 1)]
         try:
-            work()
+            try:
+                work()
+            finally:
+                begun = [future for future in futures if not future.cancel()]
+                errors = [future.exception() for future in begun]  # `exception` waits for the thread
+            errors = list(filter(None, errors))
+            if errors:
+                raise errors.pop()
+            return results
         finally:
-            begun = [future for future in futures if not future.cancel()]
-            errors = [error for future in begun if (error := future.exception())]  # `exception` waits for the thread
-        for error in errors:
-            raise error
-        return results
+            # An error refers to this frame, and a busy thread to `work` for a while: neither is to keep arrays alive.
+            task = items = results = futures = begun = errors = None
 
 
 def split(n, most=8, multiple=1):
