@@ -13,6 +13,7 @@ from minnl import Tensor, dispatch, no_grad
 from minnl import functional as F
 from minnl.engine import meta_array
 from minnl.kernels.batch_norm import cpu as norm
+from tests.batch_norm import normalise, spread
 from tests.fast import agree, arrays, as_before, outcome, same_bits  # noqa: F401 (as_before is a fixture)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -30,26 +31,6 @@ def cut(**constants):
     with mock.patch.multiple(norm, **constants):
         yield
     norm.rows_of.cache_clear()
-
-
-def normalise(training=True, relu=False):
-    """Batch norm as a function of x, weight, bias, and of a residual if it is given one."""
-
-    def fn(x, weight, bias, *residual):
-        channels = np.arange(x.shape[-1])
-        statistics = (channels % 3 - 1).astype(x.dtype), (0.5 + channels % 2).astype(x.dtype)
-        y = F.batch_norm(x, *statistics, weight, bias, training, relu=relu, residual=residual[0] if residual else None)
-        # Near 0 the two bodies may differ over the sign; the square's slope is 0 where ReLU's jumps.
-        return y * y if relu else y
-
-    return fn
-
-
-def spread(x):
-    """Two values a channel may lie so near to each other that their difference has lost its digits in float32."""
-    x.reshape(-1, x.shape[-1])[0] = 3
-    x.reshape(-1, x.shape[-1])[1] = -3
-    return x
 
 
 @QUICK

@@ -14,7 +14,17 @@ import pytest
 from minnl import data, nn
 from minnl.training import Trainer, checkpoint, loop
 from minnl.training.accumulated_step import AccumulatedStep
-from tests.training.test_training import EPOCHS, STEPS, Clips, log, make, quick_looks, saved, without_times  # noqa: F401
+from tests.training.test_training import (  # noqa: F401 (quick_looks is a fixture)
+    EPOCHS,
+    STEPS,
+    Clips,
+    goes_on_as_if_nothing_had_been,
+    log,
+    make,
+    quick_looks,
+    saved,
+    without_times,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +35,6 @@ def whole(tmp_path_factory):
         patch.setattr(loop, "LOG_EVERY", 2)
         assert make(folder).fit()
     return folder
-
-
-def goes_on_as_if_nothing_had_been(folder, whole):
-    """Go on with what a kill left, and compare the end with that of the run in one piece."""
-    trainer = make(folder, seed=99)
-    trainer.resume(folder / "last.safetensors")
-    assert trainer.fit(plain=True)
-    for name in ("last", "best"):
-        assert saved(folder, name) == saved(whole, name)
-    assert without_times(log(folder)) == without_times(log(whole))
 
 
 class Killed(BaseException):

@@ -80,6 +80,16 @@ def without_times(records):
     return [{k: v for k, v in r.items() if k != "clips_per_second"} for r in records]
 
 
+def goes_on_as_if_nothing_had_been(folder, whole):
+    """Go on with what a kill left, and compare the end with that of the run in one piece."""
+    trainer = make(folder, seed=99)
+    trainer.resume(folder / "last.safetensors")
+    assert trainer.fit(plain=True)
+    for name in ("last", "best"):
+        assert saved(folder, name) == saved(whole, name)
+    assert without_times(log(folder)) == without_times(log(whole))
+
+
 def saved(folder, name="last"):
     arrays, meta = checkpoint.load(folder / f"{name}.safetensors")
     meta["sums"].pop("seconds")
@@ -218,12 +228,7 @@ def test_killed_between_best_and_last_the_best_is_there(whole, tmp_path, monkeyp
     best = saved(tmp_path, "best")
     assert (best[1]["epoch"], saved(tmp_path)[1]["epoch"]) == (1, 0)
     assert len(log(tmp_path)) == 2, "a step and the epoch, which comes again"
-    trainer = make(tmp_path, seed=99)
-    trainer.resume(tmp_path / "last.safetensors")
-    assert trainer.fit(plain=True)
-    for name in ("last", "best"):
-        assert saved(tmp_path, name) == saved(whole, name)
-    assert without_times(log(tmp_path)) == without_times(log(whole))
+    goes_on_as_if_nothing_had_been(tmp_path, whole)
 
 
 def test_the_log_after_a_checkpoint_is_dropped(tmp_path):
