@@ -48,5 +48,5 @@ def published(config):
 
 
 def instantiation(config):
-    """That of a configuration's non-local blocks, or "none"."""
+    """The instantiation of a configuration's non-local blocks, or "none"."""
     return config.get("network", config.get("options", config)).get("non_local") or "none"

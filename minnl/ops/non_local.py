@@ -40,6 +40,11 @@ class _NonLocal(Op):
             return self.xp.ascontiguousarray(rows.reshape(n, h, w, t, -1).transpose(0, 3, 1, 2, 4))
         return rows.reshape(n, t, h, w, rows.shape[-1])
 
+    def unfold_gradients(self, *lists):
+        """The gradients of theta, phi and g in the shapes of the inputs; None stays None."""
+        shapes = self.theta_shape, self.phi_shape, self.g_shape
+        return [None if x is None else self.unfold(x, shape) for x, shape in zip(lists, shapes, strict=True)]
+
     def blocks(self, theta, phi):
         """Pairs (batch slice, query slice) that cover all queries, each of at most BLOCK_ELEMENTS elements of f."""
         batch, length, _ = theta.shape
@@ -113,9 +118,7 @@ class NonLocalSoftmax(_NonLocal):
             gs *= self.scale
             gtheta[b, i] = gs @ self.phi[b]
             gphi[b] += gs.swapaxes(1, 2) @ self.theta[b, i]
-        return (
-            self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape)
-        )  # fmt: skip
+        return self.unfold_gradients(gtheta, gphi, gg)
 
     def logits(self, b, i):
         s = self.theta[b, i] @ self.phi[b].swapaxes(1, 2)
@@ -163,9 +166,7 @@ class NonLocalDot(_NonLocal):
         gm = self.theta.swapaxes(1, 2) @ gy
         gm /= keys
         gphi, gg = self.g @ gm.swapaxes(1, 2), self.phi @ gm
-        return (
-            self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape)
-        )  # fmt: skip
+        return self.unfold_gradients(gtheta, gphi, gg)
 
     def weights(self, theta, phi, chosen):
         """Rows of f / P for chosen queries; weights may be negative and need not sum to 1."""
@@ -226,10 +227,7 @@ class NonLocalConcat(_NonLocal):
         gweight = xp.concatenate([
             (self.theta * ga[..., None]).sum(axis=(0, 1)), (self.phi * gb[..., None]).sum(axis=(0, 1))
         ])  # fmt: skip
-        return (
-            self.unfold(gtheta, self.theta_shape), self.unfold(gphi, self.phi_shape), self.unfold(gg, self.g_shape),
-            gweight,
-        )  # fmt: skip
+        return *self.unfold_gradients(gtheta, gphi, gg), gweight
 
     def halves(self, theta, phi):
         """a (B, L) and b (B, P)."""

@@ -113,7 +113,7 @@ def arguments(argv, networks, description=None):
 
 
 def complete(parser, args, jittered):
-    """Fill in what follows from other options, and refuse what does not go together."""
+    """Fill in options that follow from other options, and refuse options that do not go together."""
     if args.predict and not args.checkpoint:
         parser.error("--predict needs --checkpoint, a checkpoint or a run's folder")
     if args.views and not (args.evaluate or args.predict):
@@ -150,7 +150,7 @@ def refuse_unread(parser, args):
 
 
 def check(args):
-    """Refuse numbers that make no sense before anything is made; the rest is refused by those who use it."""
+    """Refuse numbers that make no sense before anything is made. The code that uses the other options checks them."""
     checks.count("recipe", "--epochs", args.epochs)
     checks.count("recipe", "--accumulate", args.accumulate)
     checks.count("recipe", "--precise", args.precise, 0)

@@ -157,9 +157,8 @@ def probabilities(model, video, size):
 
 def at_once(model, shape, memory=MEMORY, most=None):
     """Clips of a shape (T, H, W, C) that fit into `memory` bytes by the cost summary; from 1 to `most`."""
-    two, three = (
-        cost_summary.summarize(model, (n, *shape)).forward_peak for n in (2, 3)
-    )  # of one clip batch norm may be refused
+    # Two clips and three, since batch norm may refuse one.
+    two, three = (cost_summary.summarize(model, (n, *shape)).forward_peak for n in (2, 3))
     fits = max(1, int(memory // (three - two)))
     return fits if most is None else min(fits, checks.count("at_once", "batch_size", most))
 

@@ -16,7 +16,7 @@ from minnl.training.run_checks import diverged
 class Meter:
     """Sums over the clips of an epoch. Results of steps stay on the device until they are read.
 
-    On a GPU reading waits for everything that was launched, so it is done every few steps only.
+    On a GPU a reading waits for everything that was launched, so the Trainer reads every few steps only.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Meter:
         self.mark = time.perf_counter()
 
     def add(self, batches):
-        """Take in the (loss, predicted, labels) of each batch of a step; nothing is waited for."""
+        """Take in the (loss, predicted, labels) of each batch of a step, without waiting for the device."""
         self.unread.append(batches)
 
     def read(self, step):
@@ -56,7 +56,9 @@ class Meter:
                 losses, predicted = xp.stack(losses), xp.concatenate(predicted)
             losses = backend.to_host(losses).tolist()
             correct = backend.to_host(predicted) == np.concatenate(labels)
-            for loss, batch in zip(losses, labels, strict=True):  # in order: the bits do not depend on when it is read
+            for loss, batch in zip(
+                losses, labels, strict=True
+            ):  # in order: the sum has the same bits whenever it is read
                 self.sums["loss"] += loss * len(batch)
             last = len(self.unread[-1])
             self.last_loss = float(np.average(losses[-last:], weights=[len(batch) for batch in labels[-last:]]))

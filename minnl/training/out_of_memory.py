@@ -9,11 +9,9 @@ from pathlib import Path
 
 from minnl import backend
 from minnl.kernels.runtime import memory
-from minnl.study import cost_summary
+from minnl.study.cost_summary import size, summarize
 
-SPARE = (
-    0.2  # share of the memory for what the cost summary leaves out: workspace on the CPU, other processes, varying gaps
-)
+SPARE = 0.2  # Share of the memory left for workspace on the CPU, other processes and gaps, which no summary counts.
 
 
 @dataclass(frozen=True)
@@ -70,18 +68,12 @@ def report(model, optimizer, shape, ahead, then, now):
     clips, clip, device = shape[0], "x".join(map(str, shape[1:])), model.parameters()[0].device
     found = f"batches of {clips} clips of {clip} are too large for {device}."
     if then.held is not None:
-        found += (
-            f" Held were {cost_summary.size(then.held)}, at most so far {cost_summary.size(max(then.held, then.most))}."
-        )
+        found += f" Held were {size(then.held)}, at most so far {size(max(then.held, then.most))}."
     try:
-        wanted = cost_summary.summarize(model, shape, optimizer_arrays=len(optimizer.slots))
-    except (
-        Exception
-    ) as error:  # such as a user's own layer without a cost summary: the failure itself must still be reported
+        wanted = summarize(model, shape, optimizer_arrays=len(optimizer.slots))
+    except Exception as error:  # of a user's own layer, say: that memory ran out must still be reported
         return f"{found} Try a smaller --batch-size (there is no cost summary to say which: {error!r})."
-    found += (
-        f" {cost_summary.size(wanted.fixed)} are parameters, gradients and the optimiser's arrays, whatever the batch."
-    )
+    found += f" {size(wanted.fixed)} are parameters, gradients and the optimiser's arrays, whatever the batch."
     if now.free is None:
         return f"{found} Try a smaller --batch-size."
     kept = [*model.state_dict().values(), *filter(backend.is_array, optimizer.state_dict().values())]

@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 
+from minnl.dispatch import CpuKernel
 from minnl.kernels.runtime import memory, threads
 from minnl.kernels.runtime.sums import sums, sums_of_products
 from minnl.ops.norm import BatchNorm, FrozenBatchNorm
@@ -21,11 +22,10 @@ WIDTH = 16 * 1024  # Elements of a row at most; rows of 8,192 and more take 0.17
 LANES = 512  # Elements of a row at most while the columns are summed: more rows make longer runs.
 
 
-class LargeKernel:
+class LargeKernel(CpuKernel):
     @staticmethod
     def suits(op, arrays):
-        x = arrays[0]
-        return x.size >= SMALLEST and type(x) is np.ndarray and x.dtype == np.float32
+        return arrays[0].size >= SMALLEST and CpuKernel.suits(op, arrays)
 
 
 class CpuBatchNorm(LargeKernel, BatchNorm):

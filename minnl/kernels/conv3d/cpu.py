@@ -113,7 +113,7 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
         where = tuple(slice(start, None, s) for start, s in zip(phase, stride, strict=True))
         phases.append((where, weight[tuple(slices)][::-1, ::-1, ::-1].swapaxes(3, 4), tuple(before)))
 
-    def one(samples):
+    def run(samples):
         for where, mirrored, before in phases:
             part = gx[(samples, *where)]
             if mirrored.size == 0:
@@ -129,7 +129,7 @@ def input_gradient(gy, weight, gx, stride, pads, dilation):
     else:
         tasks = threads.tasks_for(2 * gy.size * math.prod(weight.shape[:4]))
         tasks = min(tasks, max(2, math.prod(gy.shape[:4]) // POSITIONS))
-        threads.run(one, threads.split(len(gy), tasks))
+        threads.run(run, threads.split(len(gy), tasks))
 
 
 @functools.lru_cache(4096)

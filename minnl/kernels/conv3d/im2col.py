@@ -21,8 +21,8 @@ from minnl.kernels.runtime.memory import LINE, in_runs, padded, plans, strided
 
 WEIGHT_ELEMENTS = 256 * 1024  # Elements of the largest weight for this method, 1 MB: each task sums up a gradient.
 BLOCK_ELEMENTS = 512 * 1024  # Elements of a block of the matrix, 2 MB: with smaller ones threads wait more for Python.
-ROWS = 128  # A product has at least so many rows, as far as there are; or
-WIDE = 56  # the places of one line, if these are so many: then the outputs of a block need no other order.
+ROWS = 128  # A product has at least so many rows, if there are so many and a line of the output is not wide.
+WIDE = 56  # Outputs in a wide line: such a line is a product of its own, and the block's outputs need no other order.
 HEIGHTS_ELEMENTS = 48 * 1024  # Elements of the products, in a weight's gradient, that one call makes.
 PAGE = 1024  # Numbers in 4 KB: rows at multiples of this distance compete for the same lines of the cache.
 BYTES = 4  # Bytes of a float32.
@@ -33,7 +33,7 @@ def correlate(x, weight, y, stride, pads, dilation):
     x, weight, y, *how = upright(x, weight, y, stride, pads)
     matrix = weight.swapaxes(0, 1).reshape(-1, weight.shape[4])  # lines first, as in a row of `cols`
 
-    def one(task):
+    def run(task):
         where, first, layout = task
         plan, out = plans.of(Cols, layout), y[where].transpose(2, 0, 1, 3, 4)
         plan.gather(x[where[0]], first)
@@ -43,7 +43,7 @@ def correlate(x, weight, y, stride, pads, dilation):
         if not layout.in_place:
             in_runs(out)[...] = in_runs(rows).reshape(out.shape[:4])
 
-    threads.run(one, blocks(x.shape, weight.shape, y.shape, *how))
+    threads.run(run, blocks(x.shape, weight.shape, y.shape, *how))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
@@ -52,7 +52,7 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
     kt, kh, kw, c, k = gw.shape
     every = blocks(x.shape, gw.shape, gy.shape, *how)
 
-    def one(share):
+    def run(share):
         total = memory.empty((kh * kt * kw * c, k), gy.dtype)
         total.fill(0)
         for where, first, layout in every[share]:
@@ -64,14 +64,14 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
                 in_runs(plan.out).reshape(out.shape[:4])[...], rows = in_runs(out), plan.out
             for heights, taps, cols in plan.matrices:
                 depth = cols.shape[2]
-                for some in threads.chunks(len(cols), HEIGHTS_ELEMENTS // max(1, depth * k)):
-                    products = memory.empty((some.stop - some.start, depth, k), gy.dtype)
-                    compute(tiled(cols[some].swapaxes(1, 2), rows[heights][some], products))
+                for chunk in threads.chunks(len(cols), HEIGHTS_ELEMENTS // max(1, depth * k)):
+                    products = memory.empty((chunk.stop - chunk.start, depth, k), gy.dtype)
+                    compute(tiled(cols[chunk].swapaxes(1, 2), rows[heights][chunk], products))
                     for product in products:
                         total[taps] += product
         return total
 
-    total = added(threads.run(one, threads.split(len(every), threads.tasks_for(2 * gy.size * gw[..., 0].size))))
+    total = added(threads.run(run, threads.split(len(every), threads.tasks_for(2 * gy.size * gw[..., 0].size))))
     gw[...] = total.reshape(kh, kt, kw, c, k).swapaxes(0, 1)
 
 

@@ -22,8 +22,8 @@ PACKED = 784  # A task of a large product has so many positions or channels, or 
 LARGE = 128 * 1024  # Elements of one tap's matrix from which on packing it costs more than a short block saves.
 GOOD = 4 * 1024  # Elements of one tap's matrix from which on its gradient is a good product by itself.
 SUM_ELEMENTS = 256 * 1024  # Elements of the largest weight, 1 MB, whose gradient each task sums up for itself.
-SUM_ROWS = 480  # Positions in one sum of a small weight's gradient; or more, for a tiny matrix:
-SUM_PRODUCTS = 1024 * 1024  # A call of matmul is worth so many multiply-adds.
+SUM_ROWS = 480  # Positions at least in one sum of a small weight's gradient.
+SUM_PRODUCTS = 1024 * 1024  # Multiply-adds at least in such a sum, so that a tiny matrix is worth a call of matmul.
 FEW = 4  # Tasks sum up one tap's gradient for themselves if there are so many times more positions than channels.
 VECTOR = 16  # Channels are cut at multiples of this, the float32 numbers in the longest vector of a processor.
 
@@ -36,7 +36,7 @@ def correlate(x, weight, y, stride, pads, dilation):
     if c * k < LARGE:
         weight = np.ascontiguousarray(weight)
 
-    def one(task):
+    def run(task):
         channels, block = task
         out, taps = y[block][..., channels], ranges.taps
         if taps and ranges(taps[0], block)[1] == block:  # the tap reaches every output of the block: write, don't add
@@ -59,7 +59,7 @@ def correlate(x, weight, y, stride, pads, dilation):
     else:
         down, across = min(tasks, max(1, positions // ROWS)), 1
     blocks = threads.position_blocks(y.shape[:4], min(-(-positions // down), max(ROWS, longest)))
-    threads.run(one, itertools.product(threads.split(k, across, multiple=VECTOR), blocks))
+    threads.run(run, itertools.product(threads.split(k, across, multiple=VECTOR), blocks))
 
 
 def weight_gradient(x, gy, gw, stride, pads, dilation):
@@ -92,7 +92,7 @@ def weight_gradient(x, gy, gw, stride, pads, dilation):
         blocks = threads.position_blocks(gy.shape[:4], min(rows, LONG_ELEMENTS // max(c, k)))
         shares = [blocks[share] for share in threads.split(len(blocks), tasks)]
         shape = len(ranges.taps), c, k
-        sums = threads.run(lambda some: add_up(ranges.taps, *whole, some, memory.empty(shape, x.dtype)), shares)
+        sums = threads.run(lambda share: add_up(ranges.taps, *whole, share, memory.empty(shape, x.dtype)), shares)
         gw[...] = 0
         for tap, total in zip(ranges.taps, added(sums), strict=True):
             gw[tap] = total

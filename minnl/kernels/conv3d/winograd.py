@@ -57,18 +57,18 @@ def _correlate(x, weight, y, pads):
     taps, *_, c, k = weight.shape
     u, products = _transformed(weight), {}
 
-    def one(block):
-        seen = tiles.input_tiles(x, block, pads)
-        plan = plans.of(Correlation, seen.shape[2:5], x.shape[1], y.shape[1], c, k)
+    def run(block):
+        inputs = tiles.input_tiles(x, block, pads)
+        plan = plans.of(Correlation, inputs.shape[2:5], x.shape[1], y.shape[1], c, k)
         if plan not in products:
             products[plan] = plan.products(u, taps, pads[0][0])
-        plan.tiles[...] = seen
+        plan.tiles[...] = inputs
         compute(plan.forward)
         compute(products[plan])
         compute(plan.back)
         tiles.write_tiles(y, block, plan.out)
 
-    threads.run(one, tiles.blocks(y.shape[:4], _block(y, max(c, k))))
+    threads.run(run, tiles.blocks(y.shape[:4], _block(y, max(c, k))))
 
 
 def _block(y, channels, least=1):
@@ -134,7 +134,7 @@ def _weight_gradient(x, gy, gw, pads):
     taps, *_, c, k = gw.shape
     every = tiles.blocks(gy.shape[:4], _block(gy, max(c, k), least=SUM_TILES))
 
-    def one(share):
+    def run(share):
         total = memory.empty((SIDE * SIDE, taps, c, k), x.dtype)
         total.fill(0)
         for block in every[share]:  # frames before samples and places: consecutive frames are consecutive rows
@@ -147,7 +147,7 @@ def _weight_gradient(x, gy, gw, pads):
         return total
 
     tasks = 4 if SIDE * SIDE * gw[:, 0, 0].size <= SUM_ELEMENTS else 2
-    total = added(threads.run(one, threads.split(len(every), tasks)))
+    total = added(threads.run(run, threads.split(len(every), tasks)))
 
     def back(task):
         tap, inputs = task
@@ -184,13 +184,13 @@ def _transformed(weight):
     taps, *_, c, k = weight.shape
     u = memory.empty((SIDE, SIDE, taps, c, k), weight.dtype)
 
-    def one(task):
+    def run(task):
         tap, inputs = task
         part = np.ascontiguousarray(weight[tap, :, :, inputs]).reshape(3, 3, -1)
         between = memory.empty((3, SIDE, part.shape[2]), weight.dtype)
         compute(along_both(G, part, between, memory.view(u[:, :, tap, inputs], SIDE, SIDE, -1)))
 
-    threads.run(one, itertools.product(range(taps), threads.chunks(c, WEIGHT_BLOCK // k)))
+    threads.run(run, itertools.product(range(taps), threads.chunks(c, WEIGHT_BLOCK // k)))
     return u.reshape(SIDE * SIDE, taps * c, k)
 
 
@@ -207,7 +207,7 @@ def squared_norms(x):
     """Squares of the norms of pixels, (N, T, H, W, C) -> (N, T, H, W); in float64 where float32 has no digits."""
     shares = threads.split(len(x), threads.tasks_for(64 * x.size))
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.concatenate(threads.run(lambda some: np.einsum("...c,...c->...", x[some], x[some]), shares))
+        norms = np.concatenate(threads.run(lambda share: np.einsum("...c,...c->...", x[share], x[share]), shares))
         if not (norms.min() >= LEAST**2 and norms.max() <= MOST**2):
             odd = ~(norms >= LEAST**2) | ~(norms <= MOST**2)
             norms = norms.astype(np.float64)
@@ -253,11 +253,11 @@ def _reduced(reduce, x, size, step):
 
 
 def windows(x, weight, pads, which):
-    """Windows of the outputs where `which` (N, T', H', W'), some at a time: (indices, matrix (Q, kT * 3 * 3 * C))."""
+    """Windows of the outputs where `which` (N, T', H', W'), in chunks: (indices, matrix (Q, kT * 3 * 3 * C))."""
     kernel, row = weight[:3], math.prod(weight[:4])
     size = [n + k - 1 for n, k in zip(which.shape[1:], kernel, strict=True)]
     every = np.lib.stride_tricks.sliding_window_view(padded(x, [-a for a, _ in pads], size), kernel, axis=(1, 2, 3))
     at = np.nonzero(which)
-    for some in threads.chunks(len(at[0]), ROWS_ELEMENTS // row):
-        where = tuple(i[some] for i in at)
+    for chunk in threads.chunks(len(at[0]), ROWS_ELEMENTS // row):
+        where = tuple(i[chunk] for i in at)
         yield where, np.moveaxis(every[where], 1, -1).reshape(-1, row)

@@ -87,10 +87,7 @@ class CpuNonLocalSoftmax(CpuKernel, SavesExponentials):
         threads.run(run, tasks)
         gphi, gg = (x[0] if runs == 1 else x.sum(axis=0) for x in (gphi, gg))
         gphi *= self.scale
-        return [
-            self.unfold(x, shape)
-            for x, shape in ((gtheta, self.theta_shape), (gphi, self.phi_shape), (gg, self.g_shape))
-        ]
+        return self.unfold_gradients(gtheta, gphi, gg)
 
     def tasks(self):
         """(number of the run of queries, blocks) for each task; a block is a (batch slice, query slice)."""

@@ -13,8 +13,11 @@ BLOCK_BYTES = 64 * 2**20  # A block of logits takes at most 64 MB, but has at le
 
 class CudaNonLocalSoftmax(CudaKernel, SavesExponentials):
     def forward(self, theta, phi, g):
-        y = self.y = self.fold_inputs(theta, phi, g)
-        xp, shape = backend.load_cupy(), (*y.shape[:2], self.phi.shape[1])
+        xp = backend.load_cupy()
+        self.shapes(theta, phi, g)
+        self.theta, self.phi, self.g = contiguous(*(self.fold(x) for x in (theta, phi, g)))
+        y = self.y = xp.empty((*self.theta.shape[:2], g.shape[-1]), g.dtype)
+        shape = (*y.shape[:2], self.phi.shape[1])
         saved = self.saves_exponentials()
         self.exponentials = xp.empty(shape, y.dtype) if saved else None
         self.log_sum = None if saved else xp.empty((*y.shape[:2], 2), y.dtype)  # two numbers: see non_local.cu
@@ -28,7 +31,7 @@ class CudaNonLocalSoftmax(CudaKernel, SavesExponentials):
         return self.unfold(y, theta.shape)
 
     def backward(self, gy):
-        gy, xp, saved = self.fold_gradient(gy), backend.load_cupy(), self.exponentials is not None
+        (gy,), xp, saved = contiguous(self.fold(gy)), backend.load_cupy(), self.exponentials is not None
         gtheta, gphi, gg = (
             xp.empty_like(x) if needed else None
             for x, needed in zip((self.theta, self.phi, self.g), self.needs, strict=True)
@@ -54,20 +57,6 @@ class CudaNonLocalSoftmax(CudaKernel, SavesExponentials):
             if self.needs[2]:
                 multiply(p.swapaxes(1, 2), gy[at], gg[b], add=later)
         return self.unfold_gradients(gtheta, gphi, gg)
-
-    def fold_inputs(self, theta, phi, g):
-        """Save the inputs as lists of positions; returns memory for y, a list too."""
-        self.shapes(theta, phi, g)
-        self.theta, self.phi, self.g = contiguous(*(self.fold(x) for x in (theta, phi, g)))
-        return backend.load_cupy().empty((*self.theta.shape[:2], g.shape[-1]), g.dtype)
-
-    def fold_gradient(self, gy):
-        return contiguous(self.fold(gy))[0]
-
-    def unfold_gradients(self, *lists):
-        """The gradients of theta, phi and g in the shapes of the inputs; None stays None."""
-        shapes = self.theta_shape, self.phi_shape, self.g_shape
-        return [None if x is None else self.unfold(x, shape) for x, shape in zip(lists, shapes, strict=True)]
 
     def workspace(self):
         """Blocks of logits: see :meth:`CudaKernel.workspace`."""
