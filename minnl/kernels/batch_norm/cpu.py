@@ -27,6 +27,10 @@ class LargeKernel(CpuKernel):
     def suits(op, arrays):
         return arrays[0].size >= SMALLEST and CpuKernel.suits(op, arrays)
 
+    def infer(self, *inputs):
+        self.mean_error = None  # (C,) elements at most, and only where a mean is far from 0
+        return super().infer(*inputs)
+
 
 class CpuBatchNorm(LargeKernel, BatchNorm):
     """With the statistics of the batch."""
@@ -70,10 +74,6 @@ class CpuBatchNorm(LargeKernel, BatchNorm):
         rows.run(input_gradient)
         return z.gradients(gx, gweight, gbias)
 
-    def infer(self, *inputs):
-        self.mean_error = None  # (C,) elements at most, and only where a mean is far from 0
-        return super().infer(*inputs)
-
 
 class CpuFrozenBatchNorm(LargeKernel, FrozenBatchNorm):
     """With given statistics."""
@@ -108,10 +108,6 @@ class CpuFrozenBatchNorm(LargeKernel, FrozenBatchNorm):
         if x is not None:
             gweight = (gweight - x.mean * gbias) * self.rstd
         return z.gradients(gx, gweight, gbias)
-
-    def infer(self, *inputs):
-        self.mean_error = None  # (C,) elements at most, and only where a mean is far from 0
-        return super().infer(*inputs)
 
 
 def statistics(x, eps):
