@@ -2,19 +2,21 @@
 
 import ast
 import inspect
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from mypy import api
 
 import minnl
 import models
 from minnl import Tensor, data, engine, functional, methods, nn, optim
 from minnl.study import cost_summary, pictures
 from models import blocks, published, transfer
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 SNIPPET = Path(__file__).with_name("user_snippet.py")
 HIDDEN = {"__array__"}  # from checkers, on purpose: minnl/methods.py says why
 SLOTS = {"_data", "_grad", "__weakref__", "__init__", "__slotnames__"}  # not asked for by users, or not of an instance
@@ -29,11 +31,10 @@ def mypy(tmp_path_factory):
     def run(**files):
         for name, text in files.items():
             folder.joinpath(f"{name}.py").write_text(text)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            patch.setenv("PYTHONPATH", str(ROOT))
-            report, errors, _ = api.run(["--strict", "--config-file=", *(f"{name}.py" for name in files)])
-        return report + errors
+        command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", *(f"{name}.py" for name in files)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}  # mypy does not follow the hook of an editable install
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        return done.stdout + done.stderr
 
     return run
 
